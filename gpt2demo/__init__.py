@@ -1,0 +1,73 @@
+"""gpt2demo: train a small GPT-2 on your own text, look inside, talk to it, extend it and ship it.
+
+    import gpt2demo
+
+    for event in gpt2demo.train("my.txt", preset="nano", run="mine"):
+        print(event)
+    model = gpt2demo.load("mine")
+    for piece in model.generate("Once upon", max_new_tokens=200, seed=1):
+        print(piece, end="")
+
+The import is light: torch comes with the first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.errors import (
+    CheckpointError,
+    DataError,
+    Error,
+    ExportError,
+    PluginError,
+    RunError,
+    SettingError,
+    TokenizerError,
+    TrainingError,
+    UserError,
+)
+from gpt2demo.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from gpt2demo.generate import load
+    from gpt2demo.plugins import samplers, tokenizers
+    from gpt2demo.trainer import train
+
+__version__ = "0.1.0"
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "Error",
+    "ExportError",
+    "GenerateConfig",
+    "ModelConfig",
+    "PluginError",
+    "RunError",
+    "SettingError",
+    "TokenizerError",
+    "TrainConfig",
+    "TrainingError",
+    "UserError",
+    "hookimpl",
+    "load",
+    "samplers",
+    "tokenizers",
+    "train",
+]
+
+_LAZY = {
+    "load": "gpt2demo.generate",
+    "samplers": "gpt2demo.plugins",
+    "tokenizers": "gpt2demo.plugins",
+    "train": "gpt2demo.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy names at their first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'gpt2demo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,365 @@
+"""The command line. Thin: each command reads options, calls one room of the house, and prints.
+
+Results go to stdout, messages to stderr. Heavy rooms are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from gpt2demo import __version__
+from gpt2demo.config import PRESETS, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.errors import Error, SettingError, UserError
+from gpt2demo.hookspecs import PROJECT
+from gpt2demo.options import AnywhereGroup, with_settings
+from gpt2demo.plugins import NO_PLUGINS
+from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
+from gpt2demo.terminal import catch_signals, line, messages, say, show_training
+from gpt2demo.terminal import chat as chat_in_terminal
+
+app = typer.Typer(
+    name=PROJECT,
+    cls=AnywhereGroup,
+    help="Train a small GPT-2 on your own text, look inside, talk to it, extend it and ship it.",
+    epilog="Without a command it opens the web page.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+EngineName = Literal["auto", "torch", "onnx"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+ModelArgument = Annotated[str | None, typer.Argument(help="a run's name, the path of a run, checkpoint or export; default: the newest run")]
+RunArgument = Annotated[str, typer.Argument(help="a run's name or path")]
+EngineOption = Annotated[EngineName, typer.Option(help="what computes; onnx needs an export")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="where to compute")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value and nothing else")]
+FilesArgument = Annotated[list[Path] | None, typer.Argument(help="text files in UTF-8")]
+TokenizerOption = Annotated[str | None, typer.Option(help="a tokenizer by name; default: the preset's")]
+TokenizerOptions = Annotated[list[str] | None, typer.Option("--tokenizer-option", metavar="KEY=VALUE", help="may be repeated")]
+PresetOption = Annotated[str, typer.Option(help=f"defaults for everything else: {', '.join(PRESETS)}")]
+DatasetOption = Annotated[str | None, typer.Option(help="an example dataset instead of files, NAME or NAME:key=value,…")]
+
+
+@app.callback(invoke_without_command=True)
+def program(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    runs_dir: Annotated[Path | None, typer.Option(help=f"where runs live [env: {RUNS_DIR}; default: ./runs]")] = None,
+    exports_dir: Annotated[Path | None, typer.Option(help=f"where exports land [env: {EXPORTS_DIR}; default: ./exports]")] = None,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=f"use built-in parts alone [env: {NO_PLUGINS}]")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    """What holds for every command. Child processes inherit it through the environment."""
+    if version:
+        print(f"{PROJECT} {__version__}")
+        raise typer.Exit
+    for name, value in ((RUNS_DIR, runs_dir), (EXPORTS_DIR, exports_dir)):
+        if value is not None:
+            os.environ[name] = str(value.absolute())
+    if no_plugins:
+        os.environ[NO_PLUGINS] = "1"
+    if context.invoked_subcommand is None:
+        ui()
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="address to listen on; anything but this machine needs --auth")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 7860,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="do not open the browser")] = False,
+    auth: Annotated[str | None, typer.Option(metavar="USER:PASSWORD", help="ask for a login")] = None,
+) -> None:
+    """Open the web page: train, chat, look inside, export."""
+    from gpt2demo.ui import launch
+
+    launch(host=host, port=port, browser=not no_browser, auth=auth)
+
+
+@app.command()
+@with_settings(ModelConfig, TrainConfig)
+def train(
+    data: FilesArgument = None,
+    run: Annotated[str | None, typer.Option(help="the run's name; default: made from the data's and the preset's")] = None,
+    dataset: DatasetOption = None,
+    preset: PresetOption = "nano",
+    tokenizer: TokenizerOption = None,
+    tokenizer_option: TokenizerOptions = None,
+    chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    **settings: Any,
+) -> None:
+    """Train a new model on text files or an example dataset. Prints the run's folder."""
+    from gpt2demo import trainer
+
+    options = dict(_pair(option) for option in tokenizer_option or [])
+    given = {name: value for name, value in settings.items() if value is not None}
+    with catch_signals() as signals:
+        events = trainer.train(
+            data or [], preset=preset, run=run, dataset=dataset, tokenizer=tokenizer, tokenizer_options=options, stop=signals.stop, **given
+        )
+        name = _follow(events)
+    _finish(name, signals.exit_code, chat=chat)
+
+
+@app.command()
+def resume(
+    run: RunArgument,
+    steps: Annotated[int | None, typer.Option(min=1, help="a new length of the whole run")] = None,
+    epochs: Annotated[float | None, typer.Option(help="a new length of the whole run")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+) -> None:
+    """Continue a run from its newest checkpoint. Prints the run's folder."""
+    from gpt2demo import trainer
+
+    with catch_signals() as signals:
+        name = _follow(trainer.resume(run, steps=steps, epochs=epochs, stop=signals.stop))
+    _finish(name, signals.exit_code, chat=chat)
+
+
+def _follow(events: Any) -> str:
+    """Show a training; give the run's name."""
+    name = ""
+
+    def noting() -> Any:
+        nonlocal name
+        for event in events:
+            name = getattr(event, "run", name)
+            yield event
+
+    with messages.status("preparing the text …") if messages.is_terminal else warnings.catch_warnings():
+        first = next(iterator := noting())
+    show_training(event for source in ([first], iterator) for event in source)
+    return name
+
+
+def _finish(name: str, exit_code: int, *, chat: bool) -> None:
+    """Print where the run is; go on to a chat, or end as the signal wants it."""
+    from gpt2demo.run import find_run
+
+    print(find_run(name).path)
+    if exit_code:
+        raise typer.Exit(exit_code)
+    if chat:
+        from gpt2demo.generate import load
+
+        chat_in_terminal(load(name), GenerateConfig(stop=("\n",)))
+
+
+def _pair(option: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
+    if not equals or not key:
+        raise SettingError(f"--tokenizer-option {option!r}: expected KEY=VALUE")
+    return key, value
+
+
+@app.command()
+@with_settings(GenerateConfig)
+def chat(
+    model: ModelArgument = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    no_stop: Annotated[bool, typer.Option("--no-stop", help="go on past the end of the line, to the length")] = False,
+    **settings: Any,
+) -> None:
+    """Talk to a model in the terminal, until `quit`. An answer ends with the line, or at --stop or the length."""
+    from gpt2demo.generate import load
+
+    if not settings["stop"] and not no_stop:
+        settings["stop"] = ["\n"]
+    config = _generate_config(settings)
+    chat_in_terminal(load(model, engine=engine, device=device), config)
+
+
+@app.command()
+@with_settings(GenerateConfig)
+def generate(
+    model: ModelArgument = None,
+    prompt: Annotated[str, typer.Option(help="the text to continue")] = "",
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Continue a prompt."""
+    from gpt2demo.generate import load
+
+    config = _generate_config(settings)
+    loaded = load(model, engine=engine, device=device)
+    generation = loaded.generate(prompt, config)
+    if generation.dropped:
+        say(f"gpt2demo: warning: the prompt is longer than the context; its first {generation.dropped} tokens are not read")
+    if not as_json:
+        print(prompt, end="", flush=True)
+    for piece in generation:
+        print("" if as_json else piece, end="", flush=True)
+    print(json.dumps(_generated(prompt, loaded, generation)) if as_json else "")
+
+
+def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
+    """Options -> settings; a stop text may be written with \\n and \\t."""
+    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    stops = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.pop("stop", [])]
+    return GenerateConfig.create(**given, stop=stops)
+
+
+def _generated(prompt: str, model: Any, generation: Any) -> dict[str, Any]:
+    """What `generate --json` tells."""
+    return {
+        "prompt": prompt,
+        "text": generation.text,
+        "ids": generation.ids,
+        "engine": model.engine.name,
+        "provider": model.engine.provider,
+        "time_to_first_token_ms": generation.time_to_first_token_ms,
+        "tokens_per_second": generation.tokens_per_second,
+        "seed": generation.seed,
+        "reason": generation.reason,
+    }
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelArgument = None,
+    data: FilesArgument = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well a model predicts text files, or its run's validation split."""
+    from gpt2demo.evaluate import evaluate
+    from gpt2demo.generate import load
+
+    loaded = load(model, engine=engine, device=device)
+    score = evaluate(loaded, data or [])
+    result = {**score.as_dict(), "model": str(loaded.path), "engine": loaded.engine.name, "provider": loaded.engine.provider}
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}  tokens {score.tokens:,}")
+
+
+@app.command()
+def export(
+    model: ModelArgument = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="the same as --format onnx")] = False,
+    format: Annotated[str | None, typer.Option(help="an export format by name")] = None,  # noqa: A002  # the option's name
+    output: Annotated[Path | None, typer.Option(help="the folder to write; default: exports/NAME")] = None,
+) -> None:
+    """Write a model in another format, and prove that it is the same model. Prints the folder."""
+    from gpt2demo.export import export_model
+
+    if onnx == bool(format):
+        raise SettingError("give --onnx, or one --format NAME")
+    print(export_model(model, "onnx" if onnx else str(format), output, report=say))
+
+
+@app.command()
+def runs(as_json: JsonOption = False) -> None:
+    """List the runs, the newest first."""
+    from gpt2demo.run import list_runs, summary
+
+    _print_list([summary(run) for run in list_runs()], as_json)
+
+
+@app.command()
+def plugins(as_json: JsonOption = False) -> None:
+    """List the plugins: what each gives, and what failed."""
+    from dataclasses import asdict
+
+    from gpt2demo.plugins import registry
+
+    _print_list([asdict(plugin) for plugin in registry().plugins], as_json)
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="print this dataset's text, NAME or NAME:key=value,…")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the example datasets, or print one."""
+    from gpt2demo.data import with_newline
+    from gpt2demo.plugins import create_dataset, datasets
+
+    if name is None:
+        _print_list([{"name": key, "summary": cls.summary} for key, cls in datasets().items()], as_json)
+    elif as_json:
+        print(json.dumps(list(create_dataset(name).documents())))
+    else:
+        sys.stdout.writelines(with_newline(create_dataset(name).documents()))
+
+
+@app.command()
+def install(packages: Annotated[list[str], typer.Argument(help="what pip takes")]) -> None:
+    """Install plugins into this environment with pip."""
+    raise typer.Exit(_pip("install", packages))
+
+
+@app.command()
+def uninstall(packages: Annotated[list[str], typer.Argument(help="distributions")]) -> None:
+    """Remove plugins from this environment with pip."""
+    raise typer.Exit(_pip("uninstall", ["--yes", *packages]))
+
+
+def _pip(*words: Any) -> int:
+    import subprocess
+
+    command, arguments = words
+    return subprocess.call([sys.executable, "-m", "pip", command, *arguments])
+
+
+def _print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A list as JSON, or as a table for people."""
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        say("nothing here yet")
+        return
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    from rich.console import Console
+
+    Console(soft_wrap=not sys.stdout.isatty()).print(table, markup=False)
+
+
+def _cell(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items())
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """The program: run a command, turn what went wrong into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    warnings.showwarning = lambda message, *rest: say(f"gpt2demo: warning: {line(str(message))}")
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (Error, typer.TyperException, typer.Abort, KeyboardInterrupt, BrokenPipeError, Exception) as error:
+        if debug:
+            raise
+        sys.exit(_fail(error))
+
+
+def _fail(error: BaseException) -> int:
+    """Say what went wrong in one line; give the exit code."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return 130
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    usage = isinstance(error, typer.TyperException)
+    text = error.format_message() if usage else str(error)
+    if not isinstance(error, Error) and not usage:
+        text = f"unexpected {type(error).__name__}: {text} (a bug; --debug shows where)"
+    say(f"gpt2demo: error: {line(text)}")
+    return 2 if usage or isinstance(error, UserError) else 1

@@ -1,0 +1,240 @@
+"""Every setting, written once: name, default, range and help. The command line, the web page and Python read them here.
+
+No torch. The classes are frozen; `with_changes` gives a changed and validated copy. What a setting means for a run that is
+already there (may it change at a resume?) is decided in `trainer.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gpt2demo.errors import SettingError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """Base of the settings: frozen, no unknown names, no NaN; mistakes come out as one-line `SettingError`s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def create(cls, **values: Any) -> Self:
+        """Validate values.
+
+        Raises:
+            SettingError: names the setting, the value and what would work.
+
+        """
+        return validated(cls, values)
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A copy with some settings changed, validated as a whole."""
+        return self.create(**{**self.model_dump(), **changes})
+
+
+def validated(cls: type[Model], values: dict[str, Any], *, strings: bool = False, what: str = "") -> Model:
+    """Build a pydantic model; turn its first complaint into a one-line `SettingError`.
+
+    Args:
+        cls: the model.
+        values: the fields' values.
+        strings: the values are text as somebody typed it ("0.5", "true").
+        what: a name to put before the field's, such as the sampler's.
+
+    """
+    try:
+        return cls.model_validate_strings(values) if strings else cls.model_validate(values)
+    except ValidationError as error:
+        raise SettingError(what + describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """The first complaint of a validation error as one line: field, value, what would work."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if first["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    if not name:
+        return reason
+    return f"{name}={str(first['input'])[:80]!r}: {reason}"
+
+
+class ModelConfig(Config):
+    """The shape of a GPT-2. The names are OpenAI's."""
+
+    vocab_size: int = Field(256, ge=1, le=1_000_000, description="number of different tokens; set by the tokenizer")
+    n_positions: int = Field(128, ge=1, le=65_536, description="context length in tokens")
+    n_embd: int = Field(128, ge=1, le=16_384, description="width: numbers per token")
+    n_head: int = Field(4, ge=1, le=256, description="attention heads per layer")
+    n_layer: int = Field(4, ge=1, le=256, description="layers (transformer blocks)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability while training")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
+        return self
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters; the tied head counts once."""
+        block = 12 * self.n_embd**2 + 13 * self.n_embd
+        return (self.vocab_size + self.n_positions) * self.n_embd + self.n_layer * block + 2 * self.n_embd
+
+
+class TrainConfig(Config):
+    """How a model is trained."""
+
+    batch_size: int = Field(32, ge=1, le=65_536, description="sequences per batch")
+    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
+    epochs: float | None = Field(None, gt=0, le=1e6, description="times over the training text (or give steps)")
+    steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps (or give epochs)")
+    learning_rate: float = Field(1e-3, gt=0, le=1e3, description="peak learning rate")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    min_learning_rate: float = Field(0.1, ge=0, le=1, description="the cosine's end, as a fraction of the peak")
+    warmup_steps: int = Field(100, ge=0, description="steps over which the learning rate rises to its peak")
+    optimizer: str = Field("adamw", description="an optimizer by name; plugins add more")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="pull of matrices towards zero; 0 makes AdamW plain Adam")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the gradient's mean")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square")
+    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="part of the text that is kept for validation")
+    eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: ten a run)")
+    eval_batches: int = Field(20, ge=1, description="batches an evaluation looks at, in each split")
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at each evaluation)")
+    keep: int = Field(2, ge=1, description="newest checkpoints to keep; the best one is kept besides")
+    sample_tokens: int = Field(120, ge=0, le=65_536, description="length of the text written at each evaluation, in tokens")
+    seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same run")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="number format of the training's arithmetic")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on NVIDIA GPUs")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads (default: torch's choice)")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class GenerateConfig(Config):
+    """How text is generated. A chain of samplers reshapes the distribution before each draw."""
+
+    max_new_tokens: int = Field(200, ge=0, le=10_000_000, description="tokens to generate at most")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="the same seed gives the same text (default: a new one)")
+    samplers: tuple[str, ...] = Field((), description="sampler chain, each NAME or NAME:key=value,key=value")
+    temperature: float | None = Field(None, ge=0, le=1e6, description="shorthand for the sampler; 0 is greedy")
+    top_k: int | None = Field(None, ge=1, description="shorthand for the sampler: keep the k most likely tokens")
+    top_p: float | None = Field(None, gt=0, le=1, description="shorthand for the sampler: keep this much probability")
+    stop: tuple[str, ...] = Field((), description="stop before this text; may be repeated")
+
+    @model_validator(mode="after")
+    def _stops_not_empty(self) -> Self:
+        if "" in self.stop:
+            raise ValueError("stop='': an empty text would stop at once")
+        return self
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The samplers that really run, in order, in `NAME:key=value` form.
+
+        Shorthands come first, then `samplers`; with neither, `DEFAULT_CHAIN`.
+        """
+        shorthands = {
+            "temperature:value": self.temperature,
+            "top-k:k": self.top_k,
+            "top-p:p": self.top_p,
+        }
+        given = tuple(f"{name}={value}" for name, value in shorthands.items() if value is not None)
+        return given + self.samplers or DEFAULT_CHAIN
+
+
+DEFAULT_CHAIN = ("temperature:value=0.8", "top-p:p=0.95")
+
+
+class Preset(Config):
+    """A named set of defaults for a training."""
+
+    summary: str
+    model: ModelConfig
+    train: TrainConfig
+    tokenizer: str = "byte"
+    tokenizer_options: dict[str, str] = {}
+
+
+def _openai(summary: str, n_layer: int, n_head: int, n_embd: int) -> Preset:
+    """OpenAI's shapes (Radford et al. 2019, table 2), trained with the settings that nanoGPT's reproduction made usual."""
+    return Preset(
+        summary=summary,
+        model=ModelConfig(vocab_size=50257, n_positions=1024, n_embd=n_embd, n_head=n_head, n_layer=n_layer, dropout=0.1),
+        train=TrainConfig(
+            batch_size=12, grad_accumulation=40, epochs=1, learning_rate=6e-4, warmup_steps=2000, beta2=0.95, keep=2
+        ),
+        tokenizer="bpe",
+        tokenizer_options={"vocab_size": "50257"},
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "nano": Preset(
+        summary="learns the example stories on a laptop's CPU in about a minute",
+        model=ModelConfig(n_positions=128, n_embd=128, n_head=4, n_layer=4),
+        train=TrainConfig(batch_size=16, steps=1200, learning_rate=3e-3, warmup_steps=60),
+    ),
+    "seed": Preset(
+        summary="the original program: 3.2 million parameters, Adam at a constant 3e-4",
+        model=ModelConfig(vocab_size=256, n_positions=100, n_embd=256, n_head=4, n_layer=4, dropout=0.1),
+        train=TrainConfig(
+            batch_size=32,
+            epochs=10,
+            learning_rate=3e-4,
+            schedule="constant",
+            warmup_steps=0,
+            weight_decay=0.0,
+            beta2=0.999,
+            grad_clip=0.0,
+        ),
+    ),
+    "gpt2": _openai("GPT-2 small, 124 million parameters", 12, 12, 768),
+    "gpt2-medium": _openai("GPT-2 medium, 355 million parameters", 24, 16, 1024),
+    "gpt2-large": _openai("GPT-2 large, 774 million parameters", 36, 20, 1280),
+    "gpt2-xl": _openai("GPT-2 XL, 1.6 billion parameters", 48, 25, 1600),
+}
+
+
+def preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        SettingError: there is no such preset.
+
+    """
+    if name not in PRESETS:
+        raise SettingError(f"preset={name!r}: there is no such preset; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Split `NAME:key=value,key=value` into the name and its options.
+
+    >>> parse_spec("min-p:threshold=0.1")
+    ('min-p', {'threshold': '0.1'})
+
+    Raises:
+        SettingError: a part has no `=`, or a key comes twice.
+
+    """
+    name, _, rest = spec.partition(":")
+    options: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals or not key or key in options:
+            raise SettingError(f"{spec!r}: expected NAME:key=value,key=value with each key once")
+        options[key] = value.strip()
+    return name.strip(), options

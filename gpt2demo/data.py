@@ -1,0 +1,209 @@
+"""Text files -> documents -> ids on disk -> batches.
+
+Documents are read strictly: what is not UTF-8 text is refused with the place, never guessed. The ids of the two splits lie as
+`train.npy` and `validation.npy` in the run folder and are memory-mapped; batches are windows over them in an order that is a
+function of (seed, number) alone, so that a resumed run needs to remember nothing but its step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2demo.errors import DataError
+from gpt2demo.interfaces import Tokenizer
+from gpt2demo.storage import read_json, unwritable, write_json
+
+SPLITS = ("train", "validation")
+Ids = npt.NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a part of the text came from: a file, or a dataset's name."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Size of one split."""
+
+    tokens: int
+    bytes: int
+
+
+def read_text(path: Path) -> tuple[str, Source]:
+    """A whole text file, decoded strictly as UTF-8; a byte order mark at its start is dropped.
+
+    Raises:
+        DataError: the file is missing, no regular file, empty, binary or in another encoding; says where.
+
+    """
+    if not path.is_file():
+        reason = "is no regular file" if path.exists() else "there is no such file"
+        raise DataError(f"{path}: {reason}")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not raw.strip():
+        raise DataError(f"{path}: is empty; give a text file with at least a few thousand characters")
+    if (nul := raw.find(b"\0")) >= 0:
+        raise DataError(f"{path}: is not text (NUL at byte {nul}); give plain text in UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = raw[error.start]
+        raise DataError(f"{path}: is not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it to UTF-8 first") from None
+    return text, Source(str(path), len(raw), hashlib.sha256(raw).hexdigest())
+
+
+def read_files(paths: Sequence[Path]) -> tuple[list[str], list[Source]]:
+    """Each file as one document, with its origin."""
+    read = [read_text(path) for path in paths]
+    return [text for text, _ in read], [source for _, source in read]
+
+
+def split(documents: Sequence[str], validation_fraction: float) -> tuple[list[str], list[str]]:
+    """Documents for training and for validation.
+
+    With enough documents whole ones go to validation, evenly spread; with few, each gives its end, cut at a line break where
+    there is one near.
+    """
+    if len(documents) * validation_fraction >= 5:
+        chosen = [int((i + 1) * validation_fraction) > int(i * validation_fraction) for i in range(len(documents))]
+        marked = list(zip(documents, chosen, strict=True))
+        return [document for document, held_out in marked if not held_out], [
+            document for document, held_out in marked if held_out
+        ]
+    cuts = [_cut(document, validation_fraction) for document in documents]
+    train = [document[:cut] for document, cut in zip(documents, cuts, strict=True)]
+    return train, [document[cut:] for document, cut in zip(documents, cuts, strict=True)]
+
+
+def _cut(document: str, validation_fraction: float) -> int:
+    """Where a document's validation part begins: after the last line break in the 1 % of the text before the exact place."""
+    exact = round(len(document) * (1 - validation_fraction))
+    return document.rfind("\n", exact - len(document) // 100, exact) + 1 or exact
+
+
+def with_newline(documents: Iterable[str]) -> Iterator[str]:
+    """Each document ends with a line break, so that documents stay apart under every tokenizer."""
+    for document in documents:
+        yield document if document.endswith("\n") else document + "\n"
+
+
+def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, validation_fraction: float) -> dict[str, Split]:
+    """Encode documents and write `train.npy`, `validation.npy` and `data.json` into an existing folder.
+
+    Returns:
+        The splits' sizes by name.
+
+    """
+    sizes = {}
+    for name, part in zip(SPLITS, split(documents, validation_fraction), strict=True):
+        ids, size = _encode(with_newline(part), tokenizer)
+        try:
+            np.save(folder / f"{name}.npy", ids, allow_pickle=False)
+        except OSError as error:
+            raise unwritable(folder / f"{name}.npy", error) from None
+        sizes[name] = Split(len(ids), size)
+    write_json(folder / "data.json", {name: asdict(size) for name, size in sizes.items()})
+    return sizes
+
+
+def _encode(documents: Iterable[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
+    """The ids of documents behind each other, each followed by the end-of-text id where there is one; and their bytes."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    parts: list[Ids] = []
+    size = 0
+    for document in documents:
+        parts.append(np.array(tokenizer.encode(document) + end, dtype=dtype))
+        size += len(document.encode())
+    return np.concatenate(parts) if parts else np.empty(0, dtype), size
+
+
+def load_ids(folder: Path, name: str) -> Ids:
+    """One split's ids, memory-mapped.
+
+    Raises:
+        DataError: the file is missing or damaged.
+
+    """
+    path = folder / f"{name}.npy"
+    try:
+        ids: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    if ids.ndim != 1 or ids.dtype not in (np.uint16, np.uint32):
+        raise DataError(f"{path}: is not a list of ids")
+    return ids
+
+
+def load_sizes(folder: Path) -> dict[str, Split]:
+    """The splits' sizes as `prepare` wrote them."""
+    stored = read_json(folder / "data.json")
+    return {name: Split(**stored[name]) for name in SPLITS}
+
+
+class Windows:
+    """Windows of `n_positions + 1` ids (inputs and, one further, targets) over a split.
+
+    An epoch visits every window once, in an order that depends on (seed, epoch) alone; windows do not overlap within it, and
+    their borders move from epoch to epoch as far as the text's length leaves room.
+
+    Args:
+        ids: the split.
+        n_positions: context length.
+        seed: the training's seed.
+        name: the split's name for messages.
+
+    Raises:
+        DataError: the split is shorter than one window.
+
+    """
+
+    def __init__(self, ids: Ids, n_positions: int, seed: int, name: str = "train") -> None:
+        if len(ids) <= n_positions:
+            raise DataError(
+                f"the {name} part of the text has {len(ids)} tokens, but a context of {n_positions} needs at least "
+                f"{n_positions + 1}; give more text or a smaller --n-positions"
+            )
+        self._ids = ids
+        self._n_positions = n_positions
+        self._seed = seed
+        self.per_epoch = (len(ids) - 1) // n_positions
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Windows number `first` to `first + count - 1` of the endless sequence of epochs: (count, n_positions + 1)."""
+        return self._cut([self._start(number) for number in range(first, first + count)])
+
+    def even(self, count: int) -> npt.NDArray[np.int64]:
+        """At most `count` windows, evenly spread over the split, always the same ones: (≤ count, n_positions + 1)."""
+        count = min(count, self.per_epoch)
+        return self._cut([i * self.per_epoch // count * self._n_positions for i in range(count)])
+
+    def _cut(self, starts: Sequence[int]) -> npt.NDArray[np.int64]:
+        return np.stack([self._ids[start : start + self._n_positions + 1] for start in starts]).astype(np.int64)
+
+    def _start(self, number: int) -> int:
+        epoch, index = divmod(number, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._epoch_starts(epoch))
+        return int(self._order[1][index])
+
+    def _epoch_starts(self, epoch: int) -> npt.NDArray[np.int64]:
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, epoch])))
+        slack = len(self._ids) - 1 - self.per_epoch * self._n_positions
+        offset = generator.integers(0, slack + 1)
+        return generator.permutation(self.per_epoch) * self._n_positions + offset

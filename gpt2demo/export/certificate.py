@@ -1,0 +1,305 @@
+"""Proof that an exported model is the model it was made from.
+
+Every way of reading that a host may choose (all at once, in chunks, id by id; one row or three with padding) is compared with
+one plain pass of the PyTorch model over the same ids, without cache and without padding.
+
+Legend for shapes: N = positions compared, T = positions of a row, B = rows, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gpt2demo.config import GenerateConfig
+from gpt2demo.engines.onnx import MODEL, OnnxEngine
+from gpt2demo.engines.torch import TorchEngine
+from gpt2demo.errors import ExportError, TokenizerError
+from gpt2demo.generate import Generation
+from gpt2demo.interfaces import Engine, Tokenizer
+from gpt2demo.model import GPT2
+
+LIMIT = 1e-3
+"""Largest difference of a logit in float32. Where the two best logits are closer than this, either may win."""
+TOKENS = 4096
+"""How much held-out text is read for the perplexity, at least one window."""
+GREEDY = 200
+STEPS = 32
+BATCH_LENGTH = 128
+"""Longest row in a batch of three: at a large context and vocabulary their logits would fill the memory."""
+SAMPLE = """\
+In the evening the children sat by the window and watched the rain. "Tell us a story," said the smallest of them, and the old
+man put down his book. Once upon a time, he began, there was a king who owned 12 clocks, and no two of them agreed.
+"""
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass
+class Comparison:
+    """How far two models' logits are apart, over all positions added."""
+
+    way: str
+    positions: int = 0
+    largest: float = 0.0
+    divergence: float = 0.0
+    agreed: int = 0
+    mismatches: int = 0
+
+    def add(self, reference: Floats, measured: Floats) -> None:
+        """Count in some positions' logits, (N, V) each."""
+        for start in range(0, len(reference), 64):  # in blocks: float64 of everything would be large
+            self._add(reference[start : start + 64], measured[start : start + 64])
+
+    def _add(self, reference: Floats, measured: Floats) -> None:
+        second, best = np.partition(reference, -2, axis=-1)[:, -2:].T if reference.shape[1] > 1 else (0.0, np.inf)
+        agree = reference.argmax(axis=-1) == measured.argmax(axis=-1)
+        p, q = log_softmax(reference), log_softmax(measured)
+        self.positions += len(reference)
+        self.largest = float(np.maximum(self.largest, np.abs(reference - measured).max()))  # keeps NaN, as max() does not
+        self.divergence += float((np.exp(p) * (p - q)).sum())
+        self.agreed += int(agree.sum())
+        self.mismatches += int((~agree & (best - second > LIMIT)).sum())
+
+    @property
+    def complaint(self) -> str | None:
+        """What is beyond the limits, or None."""
+        if not self.largest <= LIMIT:
+            return f"{self.way}: a logit differs by {self.largest:.3g}, the limit is {LIMIT:g}"
+        if self.mismatches:
+            return f"{self.way}: the likeliest token differs at {self.mismatches} of {self.positions} positions"
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the certificate."""
+        return {
+            "way": self.way,
+            "positions": self.positions,
+            "largest_difference": self.largest,
+            "kl_divergence": max(0.0, self.divergence / self.positions),  # rounding may take a zero below itself
+            "argmax_agreement": self.agreed / self.positions,
+            "mismatches_outside_near_ties": self.mismatches,
+        }
+
+
+def prove(model: GPT2, folder: Path, checkpoint: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Compare an exported folder with the model it was made from.
+
+    Args:
+        model: the original, in float32 on the CPU, in evaluation mode.
+        folder: the export; its gpt2demo.json already names the file's checksum and shape.
+        checkpoint: the original's folder; held-out text is taken from its run.
+        tokenizer: the model's.
+
+    Returns:
+        The second part of the certificate.
+
+    Raises:
+        ExportError: the two differ by more than the limits; says where and by how much.
+    """
+    engine = OnnxEngine(folder, "cpu")
+    text, ids = held_out(checkpoint, tokenizer, model.config.vocab_size)
+    held, perplexity = compare_on_text(model, engine, ids)
+    comparisons = [held, *compare_ways(model, engine, np.resize(ids, model.config.n_positions))]
+    for comparison in comparisons:
+        if complaint := comparison.complaint:
+            raise ExportError(f"{MODEL} is not the PyTorch model: {complaint}")
+    return {
+        "limits": {"largest_difference": LIMIT, "mismatches_outside_near_ties": 0},
+        "comparisons": [comparison.as_dict() for comparison in comparisons],
+        "perplexity": {"text": text, **perplexity},
+        "greedy": compare_greedy(model, engine, ids),
+    }
+
+
+def held_out(checkpoint: Path, tokenizer: Tokenizer, vocab_size: int) -> tuple[str, Ids]:
+    """The ids of a text that the model was not trained on, at least two, and what text it is.
+
+    It is the validation text of the checkpoint's run; outside a run a fixed sample, as far as the tokenizer can express it.
+    """
+    file = checkpoint.parent.parent / "data" / "validation.npy"
+    if file.is_file():
+        ids = np.load(file, mmap_mode="r", allow_pickle=False)[: TOKENS + 1].astype(np.int64)
+        if len(ids) > 1 and ids.max() < vocab_size:
+            return "the run's validation text", ids
+    known = [index for character in SAMPLE for index in _encoded(tokenizer, character)]
+    return "a fixed sample", np.array(known if len(known) > 1 else [0, 0], dtype=np.int64)
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text, none when the tokenizer cannot express it."""
+    try:
+        return tokenizer.encode(text)
+    except TokenizerError:
+        return []
+
+
+# ---------------------------------------------------------------------------------------------- logits
+
+
+@torch.inference_mode()
+def reference_logits(model: GPT2, ids: Ids) -> Floats:
+    """The PyTorch model's logits (T, V) for one row of ids (T,): one pass, no cache, no padding."""
+    logits: Floats = model(torch.from_numpy(np.ascontiguousarray(ids))[None])[0].numpy()
+    return logits
+
+
+def replay(engine: OnnxEngine, rows: Sequence[Ids], cuts: Sequence[int] = ()) -> list[Floats]:
+    """The exported model's logits for some rows, read together, padded on the left, in pieces that end at the cuts.
+
+    Args:
+        engine: the exported model; its cache is emptied first.
+        rows: the ids of each row, (T,), T may differ.
+        cuts: rising positions on the padded axis where one call ends and the next, on the cache, begins.
+
+    Returns:
+        The logits of each row, (T, V).
+    """
+    width = max(len(row) for row in rows)
+    padding = [width - len(row) for row in rows]
+    ids = np.stack([np.pad(row, (pad, 0)) for row, pad in zip(rows, padding, strict=True)])
+    mask = (np.arange(width) >= np.array(padding)[:, None]).astype(np.int64)
+    positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
+    edges = [0, *cuts, width]
+    engine.reset()
+    pieces = [
+        engine.read(ids[:, start:end], mask[:, :end], positions[:, start:end])
+        for start, end in zip(edges, edges[1:], strict=False)
+        if end > start
+    ]
+    logits = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+    return [row[pad:] for row, pad in zip(logits, padding, strict=True)]
+
+
+def compare_ways(model: GPT2, engine: OnnxEngine, ids: Ids) -> Iterator[Comparison]:
+    """Compare all ways of reading, up to the full context.
+
+    Args:
+        model: the original.
+        engine: the exported one.
+        ids: (T,), as many as the context is long.
+    """
+    T = len(ids)
+    reference = reference_logits(model, ids)
+    chunks = sorted({1, T // 3, T // 2})
+    alone = {"prefill": [], "chunked prefill": chunks, "single steps": range(max(1, T - STEPS), T)}
+    for way, cuts in alone.items():
+        comparison = Comparison(way)
+        comparison.add(reference, replay(engine, [ids], cuts)[0])
+        yield comparison
+    comparison = Comparison("without cache, each prefix anew")
+    for length in sorted({1, min(2, T), max(1, T // 2), max(1, T - 1), T}):
+        comparison.add(reference[length - 1 : length], replay(engine, [ids[:length]])[0][-1:])
+    yield comparison
+    yield from compare_batches(model, engine, ids[:BATCH_LENGTH])
+
+
+def compare_batches(model: GPT2, engine: OnnxEngine, ids: Ids) -> Iterator[Comparison]:
+    """Compare three rows of different lengths read together, the shorter ones padded on the left."""
+    T = len(ids)
+    rows = [ids, ids[-max(1, 2 * T // 3) :], ids[: max(1, T // 3)]]
+    references = [reference_logits(model, row) for row in rows]
+    ways = {"prefill": [], "chunked prefill": sorted({T // 4, T // 2}), "single steps": range(max(1, T - STEPS), T)}
+    for way, cuts in ways.items():
+        comparison = Comparison(f"3 padded rows, {way}")
+        for reference, measured in zip(references, replay(engine, rows, cuts), strict=True):
+            comparison.add(reference, measured)
+        yield comparison
+
+
+def compare_on_text(model: GPT2, engine: OnnxEngine, ids: Ids) -> tuple[Comparison, dict[str, Any]]:
+    """Compare on windows of held-out text (N,), and measure both models' perplexity there."""
+    comparison = Comparison("held-out text")
+    torch_loss, onnx_loss = 0.0, 0.0
+    n_positions = model.config.n_positions
+    for start in range(0, max(1, len(ids) - n_positions), n_positions):
+        window = ids[start : start + n_positions + 1]
+        reference, measured = reference_logits(model, window[:-1]), replay(engine, [window[:-1]])[0]
+        comparison.add(reference, measured)
+        torch_loss += loss(reference, window[1:])
+        onnx_loss += loss(measured, window[1:])
+    means = {"torch": torch_loss / comparison.positions, "onnx": onnx_loss / comparison.positions}
+    return comparison, {"tokens": comparison.positions, **{name: float(np.exp(min(mean, 700))) for name, mean in means.items()}}
+
+
+def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """Logarithm of the softmax over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def loss(logits: Floats, targets: Ids) -> float:
+    """Sum of the negative log-likelihoods of targets (N,) under logits (N, V), in nats."""
+    blocks = range(0, len(targets), 64)
+    return -sum(float(log_softmax(logits[i : i + 64])[np.arange(len(targets[i : i + 64])), targets[i : i + 64]].sum()) for i in blocks)
+
+
+# ---------------------------------------------------------------------------------------------- generation
+
+
+class Mute:
+    """A tokenizer for a generation of which only the ids count: no text, and no id that ends it."""
+
+    lossless = False
+    vocab_size = 0
+    eos_id = None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Nothing."""
+        return ""
+
+
+class Watched(TorchEngine):
+    """A PyTorch engine that keeps the logits it gave last."""
+
+    def feed(self, ids: Ids) -> Floats:
+        """As `TorchEngine.feed`."""
+        self.last = super().feed(ids)
+        return self.last
+
+
+def greedy(engine: Engine, prompt: Ids, count: int) -> Generation:
+    """A finished greedy generation of `count` ids."""
+    generation = Generation(engine, Mute(), prompt.tolist(), GenerateConfig(max_new_tokens=count, temperature=0))  # type: ignore[arg-type]  # Mute is as much of a tokenizer as this needs
+    for _ in generation:
+        pass
+    return generation
+
+
+def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids) -> dict[str, Any]:
+    """Let both models write through the real generation loop, past the end of the context.
+
+    Raises:
+        ExportError: they write different tokens, where it is not a near-tie.
+    """
+    n_positions = model.config.n_positions
+    prompt = np.resize(ids, max(1, n_positions - GREEDY // 2))
+    ours, original = greedy(engine, prompt, GREEDY), greedy(TorchEngine(model), prompt, GREEDY)
+    equal = next((i for i in range(GREEDY) if ours.ids[i] != original.ids[i]), GREEDY)
+    if equal < GREEDY and (gap := _gap(model, prompt, equal)) > LIMIT:
+        tokens = f"{ours.ids[equal]} instead of {original.ids[equal]}"
+        raise ExportError(f"{MODEL} is not the PyTorch model: greedy token {equal + 1} is {tokens}, by {gap:.3g} the likelier")
+    return {
+        "prompt_tokens": len(prompt),
+        "tokens": GREEDY,
+        "equal_tokens": equal,  # fewer only after a near-tie
+        "microseconds_per_token": {"torch": round(1e6 / original.tokens_per_second), "onnx": round(1e6 / ours.tokens_per_second)},
+        "provider": engine.provider,
+        "threads": {"torch": torch.get_num_threads()},
+    }
+
+
+def _gap(model: GPT2, prompt: Ids, count: int) -> float:
+    """How far the best logit is above the second best after `count` greedy tokens of the original."""
+    engine = Watched(model)
+    greedy(engine, prompt, count + 1)
+    second, best = np.sort(engine.last[0])[-2:]
+    return float(best - second)

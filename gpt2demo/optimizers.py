@@ -1,0 +1,30 @@
+"""The built-in optimizer, registered through the same hook as any plugin's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpt2demo.config import TrainConfig
+from gpt2demo.hookspecs import hookimpl
+from gpt2demo.interfaces import OptimizerFactory
+
+if TYPE_CHECKING:
+    import torch
+
+
+def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and norms do not. Without weight decay it is Adam."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+@hookimpl
+def gpt2demo_optimizers() -> dict[str, OptimizerFactory]:
+    """The built-in optimizers by name."""
+    return {"adamw": adamw}

@@ -1,0 +1,150 @@
+"""Settings and text -> a run folder that is ready to train: documents read, tokenizer trained, ids on disk, run.json written."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gpt2demo import checkpoint, plugins
+from gpt2demo.config import ModelConfig, Preset, TrainConfig
+from gpt2demo.config import preset as find_preset
+from gpt2demo.data import Source, Windows, load_ids, prepare, read_files, with_newline
+from gpt2demo.errors import SettingError
+from gpt2demo.interfaces import Tokenizer
+from gpt2demo.run import Run, new_run, now
+
+DEFAULT_DATASET = "tales"
+
+
+def create_run(
+    paths: Sequence[Path],
+    preset: str,
+    name: str | None,
+    dataset: str | None,
+    tokenizer: str | None,
+    tokenizer_options: dict[str, str],
+    settings: dict[str, Any],
+) -> Run:
+    """Make a run folder from text and settings; see `gpt2demo.train` for the arguments.
+
+    Raises:
+        UserError: something cannot be used. Nothing is left behind.
+
+    """
+    base = find_preset(preset)
+    model, train = configs(base, settings)
+    if paths and dataset:
+        raise SettingError(f"--dataset {dataset}: give either text files or an example dataset")
+    dataset = dataset or (None if paths else DEFAULT_DATASET)
+    documents, sources = read_dataset(dataset) if dataset else read_files(paths)
+    stem = dataset.partition(":")[0] if dataset else paths[0].stem
+    run = new_run(name, f"{stem}-{preset}")
+    try:
+        kind = tokenizer or base.tokenizer
+        options = dict(base.tokenizer_options if kind == base.tokenizer else {}) | tokenizer_options
+        trained = make_tokenizer(kind, documents, options, settings.get("vocab_size"))
+        model = with_vocabulary(model, trained, settings.get("vocab_size"))
+        _fill(run, documents, trained, kind, model, train)
+        run.write_info(_info(preset, model, train, kind, options, dataset, sources))
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
+    """A preset with some settings changed; giving steps takes the preset's epochs away, and the other way round.
+
+    Raises:
+        SettingError: there is no such setting, or its value cannot be.
+
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if unknown := settings.keys() - ModelConfig.model_fields.keys() - TrainConfig.model_fields.keys():
+        raise SettingError(f"{sorted(unknown)[0]}: there is no such setting")
+    model = base.model.with_changes(**{k: v for k, v in settings.items() if k in ModelConfig.model_fields})
+    train = {k: v for k, v in settings.items() if k in TrainConfig.model_fields}
+    if "steps" in train or "epochs" in train:
+        train = {"steps": None, "epochs": None} | train
+    return model, base.train.with_changes(**train)
+
+
+def read_dataset(spec: str) -> tuple[list[str], list[Source]]:
+    """The documents of an example dataset and where they came from."""
+    documents = list(plugins.create_dataset(spec).documents())
+    digest, size = hashlib.sha256(), 0
+    for document in with_newline(documents):
+        digest.update(document.encode())
+        size += len(document.encode())
+    return documents, [Source(f"dataset:{spec}", size, digest.hexdigest())]
+
+
+def make_tokenizer(name: str, documents: Sequence[str], options: dict[str, str], vocab_size: int | None) -> Tokenizer:
+    """A tokenizer trained on documents.
+
+    Raises:
+        SettingError: an option is unknown or has a value it cannot have.
+
+    """
+    known = plugins.tokenizer_options(name)
+    if vocab_size is not None and "vocab_size" in known.model_fields:
+        options = {**options, "vocab_size": str(vocab_size)}
+    return plugins.train_tokenizer(name, with_newline(documents), options)
+
+
+def with_vocabulary(model: ModelConfig, tokenizer: Tokenizer, asked: int | None) -> ModelConfig:
+    """The model's shape with the tokenizer's vocabulary, or a larger one that somebody asked for.
+
+    Raises:
+        SettingError: the tokenizer needs more.
+
+    """
+    if asked is not None and asked < tokenizer.vocab_size:
+        raise SettingError(f"vocab_size={asked}: the tokenizer has {tokenizer.vocab_size} different tokens; give at least that")
+    return model.with_changes(vocab_size=asked or tokenizer.vocab_size)
+
+
+def _fill(run: Run, documents: Sequence[str], tokenizer: Tokenizer, name: str, model: ModelConfig, train: TrainConfig) -> None:
+    """Write tokenizer and ids; make sure that both splits are long enough."""
+    checkpoint.save_tokenizer(tokenizer, name, run.tokenizer)
+    run.data.mkdir()
+    prepare(documents, tokenizer, run.data, train.validation_fraction)
+    for split in ("train", "validation"):
+        Windows(load_ids(run.data, split), model.n_positions, train.seed, split)
+
+
+def _info(
+    preset: str,
+    model: ModelConfig,
+    train: TrainConfig,
+    tokenizer: str,
+    options: dict[str, str],
+    dataset: str | None,
+    sources: Sequence[Source],
+) -> dict[str, Any]:
+    """The content of run.json."""
+    import torch
+
+    owner = plugins.registry().owner("tokenizers", tokenizer)
+    return {
+        "created": now(),
+        "preset": preset,
+        "model": model.model_dump(),
+        "train": train.model_dump(),
+        "parameters": model.n_parameters,
+        "tokenizer": {"name": tokenizer, "options": options, "distribution": owner.distribution, "version": owner.version},
+        "dataset": dataset,
+        "data": [asdict(source) for source in sources],
+        "seed": train.seed,
+        "threads": train.threads or torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("gpt2demo", "torch", "numpy")},
+        },
+    }

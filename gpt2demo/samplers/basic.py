@@ -1,0 +1,49 @@
+"""Temperature, top-k and top-p: the three that everybody knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from gpt2demo.interfaces import Sampler, SamplingContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Temperature(Sampler):
+    """Divide the logits: below 1 sharpens the distribution, above 1 flattens it, 0 is greedy."""
+
+    value: float = Field(0.8, ge=0, le=1e6, description="below 1 is safer, above 1 wilder, 0 always takes the likeliest")
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        """Scaled logits; at 0 everything but the first maximum is -inf."""
+        if self.value == 0:
+            best = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+            return logits.new_full(logits.shape, float("-inf")).scatter(-1, best, 0.0)
+        # Shifted so that the best logit is 0: a tiny temperature then overflows to -inf and never to inf or NaN.
+        return (logits - logits.amax(dim=-1, keepdim=True)) / self.value
+
+
+class TopK(Sampler):
+    """Keep the k most likely tokens (Fan et al. 2018, section 5.1); among equal ones those with the lowest ids."""
+
+    k: int = Field(40, ge=1, le=1_000_000, description="how many tokens may be drawn")
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        """Exactly k entries survive, also with ties."""
+        ranked = logits.sort(dim=-1, descending=True, stable=True).indices  # (B, V)
+        return logits.scatter(-1, ranked[:, self.k :], float("-inf"))
+
+
+class TopP(Sampler):
+    """Keep the smallest set of most likely tokens that has at least probability p (Holtzman et al. 2020, section 3.1)."""
+
+    p: float = Field(0.95, gt=0, le=1, description="how much probability may be drawn from")
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        """The most likely token always survives."""
+        ranked, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)  # (B, V)
+        before = ranked.cumsum(dim=-1) - ranked  # probability of everything likelier
+        return logits.masked_fill((before >= self.p).scatter(-1, order, before >= self.p), float("-inf"))

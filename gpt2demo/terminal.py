@@ -1,0 +1,154 @@
+"""What the terminal shows and hears: a progress bar for a training, the chat, signals. Messages go to stderr."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from gpt2demo.config import GenerateConfig
+    from gpt2demo.events import Event, Evaluation, Started, Step
+    from gpt2demo.generate import Model
+
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A message for people, on stderr; not markup."""
+    messages.print(text, markup=False)
+
+
+def line(text: str) -> str:
+    """A text as one line."""
+    return " ".join(text.split())
+
+
+class Signals:
+    """Which signal asked the training to end. A second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        say("stopping after this step, with a checkpoint; once more to stop at once")
+
+    def stop(self) -> Literal["interrupted"] | None:
+        """What the trainer asks after each step."""
+        return "interrupted" if self.received is not None else None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal, as shells have it; 0 without one."""
+        return 128 + self.received if self.received is not None else 0
+
+
+@contextmanager
+def catch_signals() -> Iterator[Signals]:
+    """Turn SIGINT, SIGTERM and SIGHUP into a wish that the trainer sees."""
+    caught = Signals()
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), caught) for name in names}
+    try:
+        yield caught
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def show_training(events: Iterable[Event]) -> None:
+    """Run a training to its end and show it: a live bar on a terminal, plain lines elsewhere."""
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s  {task.fields[left]} left"),
+        console=messages,
+        disable=not messages.is_terminal,
+        transient=True,
+    )
+    with bar:
+        display = _Display(bar)
+        for event in events:
+            display.show(event)
+
+
+class _Display:
+    """Shows one event after the other."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("train", total=None, loss="–", speed="–", left="–")
+
+    def show(self, event: Event) -> None:
+        """Dispatch on the event's name; those without a method have nothing to show."""
+        handler: Callable[[Event], None] = getattr(self, f"_{type(event).__name__.lower()}", lambda event: None)
+        handler(event)
+
+    def _say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False)
+
+    def _started(self, event: Started) -> None:
+        self._bar.update(self._task, total=event.total_steps, completed=event.step)
+        tokens = ", ".join(f"{count:,} tokens for {name}" for name, count in event.tokens.items())
+        self._say(f"run {event.run}: {event.parameters:,} parameters, {tokens}, {event.device} {event.dtype}")
+
+    def _step(self, event: Step) -> None:
+        left = str(timedelta(seconds=round(event.seconds_left)))
+        self._bar.update(
+            self._task, completed=event.step, loss=f"{event.loss:.3f}", speed=f"{event.tokens_per_second:,.0f}", left=left
+        )
+        if not messages.is_terminal and event.step % max(1, event.total_steps // 50) == 0:
+            self._say(
+                f"step {event.step}/{event.total_steps}: loss {event.loss:.3f}, "
+                f"{event.tokens_per_second:,.0f} tokens/s, {left} left"
+            )
+
+    def _evaluation(self, event: Evaluation) -> None:
+        self._say(
+            f"step {event.step}: training loss {event.train_loss:.4f}, validation loss {event.validation_loss:.4f}, "
+            f"perplexity {event.perplexity:.2f}, {event.bits_per_byte:.3f} bits per byte"
+        )
+
+    def _sample(self, event: Event) -> None:
+        self._say(f"  writes: {line(getattr(event, 'text', ''))[:300]}")
+
+    def _saved(self, event: Event) -> None:
+        self._say(f"  saved {getattr(event, 'path', '')}")
+
+    def _ended(self, event: Event) -> None:
+        self._say(f"{getattr(event, 'status', '')} after step {getattr(event, 'step', '')}")
+
+
+def chat(model: Model, config: GenerateConfig) -> None:
+    """Prompts until `quit` or the end of the input; each is continued by the model and streamed to stdout."""
+    say(f"{model.name} on {model.engine.name} ({model.engine.provider}). It continues your text; it follows no instructions. `quit` ends.")
+    while (prompt := _ask()) not in (None, "quit", "exit"):
+        from gpt2demo.errors import UserError
+
+        try:
+            for piece in model.generate(prompt or "", config):
+                print(piece, end="", flush=True)
+            print(flush=True)
+        except UserError as error:  # such as a character that the training text did not have
+            say(f"gpt2demo: error: {error}")
+        except KeyboardInterrupt:
+            print(flush=True)
+
+
+def _ask() -> str | None:
+    """A line from the user, or None at the end of the input."""
+    if sys.stdin.isatty():
+        messages.print("> ", end="")
+    typed = sys.stdin.readline()
+    return typed.rstrip("\r\n") if typed else None

@@ -1,0 +1,367 @@
+"""The training loop, as a generator of events: one loop serves the terminal, the web page and the tests.
+
+    for event in train("my.txt", preset="nano", run="mine"): ...
+
+Everything random in a step (the batch, the dropout masks) is a function of (seed, step), so a resumed run continues bit for bit
+from weights, optimizer state and step, whatever the code around the loop draws from torch's generators.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2demo import checkpoint, plugins
+from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.data import Windows, load_ids, load_sizes
+from gpt2demo.engines.torch import TorchEngine, torch_device
+from gpt2demo.errors import RunError, TrainingError
+from gpt2demo.evaluate import token_losses
+from gpt2demo.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
+from gpt2demo.generate import Model
+from gpt2demo.model import GPT2
+from gpt2demo.prepare import create_run
+from gpt2demo.run import Run, State, Status, find_run, now
+
+
+def train(
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    preset: str = "nano",
+    run: str | None = None,
+    dataset: str | None = None,
+    tokenizer: str | None = None,
+    tokenizer_options: dict[str, str] | None = None,
+    stop: StopRequest = lambda: None,
+    **settings: Any,
+) -> Iterator[Event]:
+    """Train a new model.
+
+    Args:
+        data: a text file, or several.
+        preset: the defaults for everything else.
+        run: the run's name; left out, a free one is made from the data's and the preset's name.
+        dataset: an example dataset instead of files, `NAME` or `NAME:key=value,…`; `tales` when there are no files either.
+        tokenizer: a tokenizer by name; the preset's when left out.
+        tokenizer_options: its options, values as text.
+        stop: asked after each step; a reason ends the run with a checkpoint.
+        settings: fields of `ModelConfig` and `TrainConfig`.
+
+    Yields:
+        The events of `gpt2demo.events`, `Started` first and `Ended` last.
+
+    Raises:
+        UserError: a setting, the data or the name cannot be used; nothing is left behind.
+        Error: the training cannot go on; the last checkpoint is untouched.
+
+    """
+    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+    made = create_run(paths, preset, run, dataset, tokenizer, tokenizer_options or {}, settings)
+    yield from _train(made, stop)
+
+
+def resume(
+    run: str, *, steps: int | None = None, epochs: float | None = None, stop: StopRequest = lambda: None
+) -> Iterator[Event]:
+    """Continue a run from its newest whole checkpoint.
+
+    Args:
+        run: its name or path.
+        steps, epochs: a new length of the whole run, if it should differ.
+        stop: as in `train`.
+
+    Raises:
+        RunError: there is no such run, or it has nothing left to do.
+
+    """
+    found = find_run(run)
+    info = found.info()
+    if steps is not None or epochs is not None:
+        config = TrainConfig.create(**{**info["train"], "steps": steps, "epochs": epochs})
+        found.write_info({**info, "train": config.model_dump()})
+    yield from _train(found, stop)
+
+
+def _train(run: Run, stop: StopRequest) -> Iterator[Event]:
+    """Train a prepared run to its end under its lock, and keep its state.json true whatever happens."""
+    info = run.info()
+    with run.lock():
+        run.stop_file.unlink(missing_ok=True)
+        run.write_state(State.own("running"))
+        training = None
+        try:
+            training = Training(run, info)
+            yield from training.events(stop)
+            run.write_state(State.own(training.status, *_progress(training)))
+        except GeneratorExit:  # the caller has enough: between two events everything is consistent
+            if training:
+                training.save_if_new()
+            run.write_state(State.own("interrupted", *_progress(training)))
+            raise
+        except BaseException as error:
+            status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            line = " ".join(str(error).split())[:300] or type(error).__name__
+            run.write_state(State.own(status, *_progress(training), error=line))
+            raise
+
+
+def _progress(training: Training | None) -> tuple[int, int]:
+    return (training.step, training.total_steps) if training else (0, 0)
+
+
+class Training:
+    """One training, set up from a run folder: weights, optimizer, data.
+
+    Args:
+        run: the run folder, prepared.
+        info: the content of its run.json.
+
+    """
+
+    def __init__(self, run: Run, info: dict[str, Any]) -> None:
+        self.run = run
+        self.model_config = ModelConfig.create(**info["model"])
+        self.config = TrainConfig.create(**info["train"])
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        keep_freed_memory()
+        self.device = torch_device(self.config.device)
+        self.dtype = training_dtype(self.config.dtype, self.device)
+        self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
+        self.sizes = load_sizes(run.data)
+        self._windows(run)
+        self.total_steps = total_steps(self.config, self.train_windows.per_epoch)
+        self.step = 0
+        self.status: Status = "running"
+        self.validation_loss: float | None = None
+        self._saved_step = -1
+        self.model = self._new_model().to(self.device).train()
+        self.optimizer = plugins.registry().part("optimizers", self.config.optimizer)(self.model, self.config)
+        self._restore()
+        self._forward = self._compiled()
+        self._pace = 0.0  # seconds per step, smoothed
+        if 0 < self.total_steps <= self.step:
+            raise RunError(f"run {run.name!r}: has done all its {self.step} steps; give a larger --steps to go on")
+
+    def _windows(self, run: Run) -> None:
+        length, seed = self.model_config.n_positions, self.config.seed
+        self.train_windows = Windows(load_ids(run.data, "train"), length, seed)
+        self.validation_windows = Windows(load_ids(run.data, "validation"), length, seed, "validation")
+
+    def _new_model(self) -> GPT2:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return GPT2(self.model_config)
+
+    def _restore(self) -> None:
+        """Take up the newest checkpoint, if there is one, and forget the records of steps after it."""
+        checkpoint.clean(self.run.checkpoints)
+        if not any(self.run.checkpoints.glob("step-*")):
+            self.run.forget_after(-1)
+            return
+        saved = checkpoint.newest(self.run.checkpoints)
+        self.model.load_state_dict(checkpoint.load_model(saved.path).state_dict())
+        progress, state = checkpoint.load_trainer(saved.path)
+        self.optimizer.load_state_dict(state)
+        self.step = self._saved_step = saved.step
+        self.validation_loss = saved.validation_loss
+        self._warn_of_changes(progress)
+        self.run.forget_after(self.step)
+
+    def _warn_of_changes(self, progress: dict[str, Any]) -> None:
+        """Say what differs from the machine that saved, when that breaks bit-exactness."""
+        for name, value in self._surroundings().items():
+            if progress.get(name) != value:
+                warnings.warn(f"{name} was {progress.get(name)}, is {value}: the run goes on, but not bit for bit", stacklevel=2)
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What a bit-exact continuation depends on besides the files."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": self.device.type, "dtype": dtype}
+
+    def _compiled(self) -> Callable[..., Tensor]:
+        wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
+        return torch.compile(self.model) if wanted else self.model
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def events(self, stop: StopRequest) -> Iterator[Event]:
+        """The whole run as events; each is also recorded in the run folder and told to plugins."""
+        for event in self._loop(stop):
+            record(self.run, event)
+            for complaint in plugins.registry().training_event(self.run.path, event):
+                warnings.warn(complaint, stacklevel=2)
+            yield event
+
+    def _loop(self, stop: StopRequest) -> Iterator[Event]:
+        yield self._started()
+        if self.step == 0:
+            yield self._evaluate()
+        self.run.write_state(State.own("running", self.step, self.total_steps))
+        self.status = "finished"
+        while self.step < self.total_steps:
+            reason = "stopped" if self.run.stop_file.exists() else stop()
+            if reason:
+                self.status = reason
+                break
+            yield self._advance()
+            yield from self._at_intervals()
+        if self.step != self._saved_step:
+            yield self.save_now()
+        yield Ended(self.status, self.step)
+
+    def _at_intervals(self) -> Iterator[Event]:
+        """Evaluation, sample and checkpoint, where they are due."""
+        every = self.config.eval_every or max(1, self.total_steps // 10)
+        last = self.step == self.total_steps
+        self.validation_loss = None
+        if last or self.step % every == 0:
+            yield self._evaluate()
+            if self.config.sample_tokens:
+                yield self._sample()
+        if last or self.step % (self.config.save_every or every) == 0:
+            yield self.save_now()
+
+    def _started(self) -> Started:
+        tokens = {name: size.tokens for name, size in self.sizes.items()}
+        dtype = str(self.dtype).removeprefix("torch.")
+        parameters = self.model_config.n_parameters
+        return Started(self.run.name, self.step, self.total_steps, parameters, tokens, self.device.type, dtype)
+
+    def _advance(self) -> Step:
+        """One optimizer step over `grad_accumulation` batches."""
+        started = time.perf_counter()
+        rate = learning_rate(self.step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1, np.uint64)[0]))
+            loss = sum(self._backward(number) for number in range(self.config.grad_accumulation))
+        grad_norm = self._clip()
+        self._check_finite(loss, grad_norm, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return self._timed(loss, rate, grad_norm, time.perf_counter() - started)
+
+    def _backward(self, number: int) -> float:
+        """Loss and gradients of one batch of the present step; its share of the mean loss."""
+        count = self.config.batch_size
+        first = (self.step * self.config.grad_accumulation + number) * count
+        windows = torch.from_numpy(self.train_windows.batch(first, count)).to(self.device)  # (B, T + 1)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss = token_losses(self._forward, windows).mean() / self.config.grad_accumulation
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        return float(loss.detach())
+
+    def _clip(self) -> float:
+        """Scale the gradients down to the largest norm allowed; give the norm they had."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.grad_clip, norm, foreach=True)
+        return float(norm)
+
+    def _check_finite(self, loss: float, grad_norm: float, rate: float) -> None:
+        """Stop before an update that would spoil the weights."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingError(
+                f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}; the weights were not "
+                "changed. Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
+            )
+
+    def _timed(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
+        per_step = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
+        self._pace = 0.95 * self._pace + 0.05 * seconds if self._pace else seconds
+        left = self._pace * (self.total_steps - self.step)
+        return Step(self.step, self.total_steps, loss, rate, grad_norm, per_step / seconds, left)
+
+    # ------------------------------------------------------------------------------------------ intervals
+
+    @torch.inference_mode()
+    def _evaluate(self) -> Evaluation:
+        """Mean losses without dropout, over the same windows every time."""
+        self.model.eval()
+        train, validation = (self._mean_loss(windows) for windows in (self.train_windows, self.validation_windows))
+        self.model.train()
+        self.validation_loss = validation
+        size = self.sizes["validation"]
+        bits = validation / math.log(2) * size.tokens / size.bytes
+        return Evaluation(self.step, train, validation, math.exp(min(validation, 700.0)), bits)
+
+    def _mean_loss(self, windows: Windows) -> float:
+        chosen = torch.from_numpy(windows.even(self.config.eval_batches * self.config.batch_size)).to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = [token_losses(self.model, batch) for batch in torch.split(chosen, self.config.batch_size)]
+        return float(torch.cat(losses).double().mean())
+
+    def _sample(self) -> Sample:
+        """A text from the present weights; the same seed each time, so that samples can be compared."""
+        writer = Model(TorchEngine(self.model), self.tokenizer, self.run.name, self.run.path)
+        config = GenerateConfig(max_new_tokens=self.config.sample_tokens, seed=self.config.seed)
+        return Sample(self.step, "", "".join(writer.generate("", config)))
+
+    def save_if_new(self) -> None:
+        """Write a checkpoint unless the newest one is of this step."""
+        if self.step != self._saved_step:
+            self.save_now()
+
+    def save_now(self) -> Saved:
+        """Write a checkpoint, then remove old ones."""
+        progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._surroundings()}
+        saved = checkpoint.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
+        self._saved_step = self.step
+        self.run.write_state(State.own("running", self.step, self.total_steps))
+        checkpoint.prune(self.run.checkpoints, self.config.keep)
+        return Saved(self.step, saved.path, saved.validation_loss)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """The rate of step number `step` (from 0): a linear warm-up, then a cosine to the minimum, or constant."""
+    warmup = min(config.warmup_steps, total // 5)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - warmup) / max(1, total - warmup)
+    low = config.min_learning_rate
+    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def total_steps(config: TrainConfig, windows_per_epoch: int) -> int:
+    """Optimizer steps of the whole run."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, math.ceil((config.epochs or 1) * windows_per_epoch / (config.batch_size * config.grad_accumulation)))
+
+
+def training_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format that a setting means; `auto` is bfloat16 where the hardware computes in it, else float32."""
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse freed pages instead of giving them back: page faults cost up to a third of a step on the CPU."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_threshold = -1, -3  # names and numbers of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_threshold, 2**30)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,0 +1,35 @@
+"""Top-nσ sampling (Tang et al. 2024, "Top-nσ: Not All Logits Are You Need", arXiv 2411.07641)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from gpt2demo import hookimpl
+from gpt2demo.interfaces import Sampler, SamplingContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TopNSigma(Sampler):
+    """Keep the tokens whose logit is at most n standard deviations below the best one; σ is taken over the finite logits."""
+
+    n: float = Field(1.0, ge=0, le=100, description="how many standard deviations below the best logit may be drawn")
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        """The best token always survives; with equal logits all do."""
+        allowed = logits.isfinite()  # (B, V)
+        exact = logits.double()  # squares of large float32 numbers would overflow
+        count = allowed.sum(dim=-1, keepdim=True)  # (B, 1)
+        mean = exact.where(allowed, 0.0).sum(dim=-1, keepdim=True) / count
+        variance = (exact - mean).where(allowed, 0.0).square().sum(dim=-1, keepdim=True) / count
+        threshold = exact.amax(dim=-1, keepdim=True) - self.n * variance.sqrt()
+        return logits.masked_fill(exact < threshold, float("-inf"))
+
+
+@hookimpl
+def gpt2demo_samplers() -> dict[str, type[Sampler]]:
+    """What this plugin gives."""
+    return {"top-n-sigma": TopNSigma}
