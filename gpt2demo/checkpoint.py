@@ -45,7 +45,6 @@ class Checkpoint:
         path: the folder.
         step: optimizer steps done.
         validation_loss: of the evaluation at this step, in nats per token, or None.
-
     """
 
     path: Path
@@ -94,7 +93,6 @@ def model_config(stored: dict[str, Any]) -> ModelConfig:
 
     Raises:
         CheckpointError: a value is missing or impossible.
-
     """
     names = [name for name in ModelConfig.model_fields if name != "dropout"]
     try:
@@ -121,7 +119,6 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
 
     Raises:
         TokenizerError: the files are damaged, or the plugin that reads them is not installed.
-
     """
     try:
         stored = read_json(folder / "plugin.json")
@@ -178,7 +175,6 @@ def save(
 
     Raises:
         CheckpointError: the disk is full or refused; what was there before is untouched.
-
     """
     folder.mkdir(exist_ok=True)
     target = folder / f"step-{progress['step']:08d}"
@@ -257,7 +253,6 @@ def verify(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: something is missing, changed, or of a newer format; says which file.
-
     """
     manifest = read_json(path / "manifest.json")
     if (found := manifest.get("format")) != FORMAT:
@@ -301,7 +296,6 @@ def newest(folder: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: there is none.
-
     """
     for checkpoint in valid_checkpoints(folder):
         return checkpoint
@@ -319,7 +313,6 @@ def load_model(path: Path) -> GPT2:
 
     Raises:
         CheckpointError: the files are damaged or do not fit together. Shapes are compared before memory is taken.
-
     """
     config = model_config(read_json(path / "config.json"))
     with torch.device("meta"):

@@ -22,7 +22,7 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import catch_signals, line, messages, say, show_training
+from gpt2demo.terminal import catch_signals, line, messages, printable, say, show_training
 from gpt2demo.terminal import chat as chat_in_terminal
 
 app = typer.Typer(
@@ -37,7 +37,9 @@ app = typer.Typer(
 
 EngineName = Literal["auto", "torch", "onnx"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-ModelArgument = Annotated[str | None, typer.Argument(help="a run's name, the path of a run, checkpoint or export; default: the newest run")]
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="a run's name, the path of a run, checkpoint or export; default: the newest run")
+]
 RunArgument = Annotated[str, typer.Argument(help="a run's name or path")]
 EngineOption = Annotated[EngineName, typer.Option(help="what computes; onnx needs an export")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="where to compute")]
@@ -103,24 +105,31 @@ def train(
     given = {name: value for name, value in settings.items() if value is not None}
     with catch_signals() as signals:
         events = trainer.train(
-            data or [], preset=preset, run=run, dataset=dataset, tokenizer=tokenizer, tokenizer_options=options, stop=signals.stop, **given
+            data or [],
+            preset=preset,
+            run=run,
+            dataset=dataset,
+            tokenizer=tokenizer,
+            tokenizer_options=options,
+            stop=signals.stop,
+            **given,
         )
         name = _follow(events)
     _finish(name, signals.exit_code, chat=chat)
 
 
 @app.command()
+@with_settings(TrainConfig, only=("steps", "epochs"))
 def resume(
     run: RunArgument,
-    steps: Annotated[int | None, typer.Option(min=1, help="a new length of the whole run")] = None,
-    epochs: Annotated[float | None, typer.Option(help="a new length of the whole run")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    **settings: Any,
 ) -> None:
-    """Continue a run from its newest checkpoint. Prints the run's folder."""
+    """Continue a run from its newest checkpoint, perhaps to a new length. Prints the run's folder."""
     from gpt2demo import trainer
 
     with catch_signals() as signals:
-        name = _follow(trainer.resume(run, steps=steps, epochs=epochs, stop=signals.stop))
+        name = _follow(trainer.resume(run, stop=signals.stop, **settings))
     _finish(name, signals.exit_code, chat=chat)
 
 
@@ -199,12 +208,12 @@ def generate(
     if not as_json:
         print(prompt, end="", flush=True)
     for piece in generation:
-        print("" if as_json else piece, end="", flush=True)
+        print("" if as_json else printable(piece), end="", flush=True)
     print(json.dumps(_generated(prompt, loaded, generation)) if as_json else "")
 
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
-    """Options -> settings; a stop text may be written with \\n and \\t."""
+    r"""Options -> settings; a stop text may be written with \\n and \\t."""
     given = {name: value for name, value in settings.items() if value not in (None, [])}
     stops = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.pop("stop", [])]
     return GenerateConfig.create(**given, stop=stops)
@@ -243,7 +252,8 @@ def evaluate(
     if as_json:
         print(json.dumps(result))
     else:
-        print(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}  tokens {score.tokens:,}")
+        print(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}", end="")
+        print(f"  tokens {score.tokens:,}")
 
 
 @app.command()
@@ -328,13 +338,15 @@ def _print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
         table.add_row(*(_cell(value) for value in row.values()))
     from rich.console import Console
 
-    Console(soft_wrap=not sys.stdout.isatty()).print(table, markup=False)
+    Console(width=None if sys.stdout.isatty() else 240).print(table, markup=False)
 
 
 def _cell(value: Any) -> str:
     """A value in a table."""
     if isinstance(value, dict):
-        return "; ".join(f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items())
+        return "; ".join(
+            f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items()
+        )
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -357,9 +369,10 @@ def _fail(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    usage = isinstance(error, typer.TyperException)
-    text = error.format_message() if usage else str(error)
-    if not isinstance(error, Error) and not usage:
+    text = str(error)
+    if isinstance(error, typer.TyperException):
+        text = error.format_message()
+    elif not isinstance(error, Error):
         text = f"unexpected {type(error).__name__}: {text} (a bug; --debug shows where)"
     say(f"gpt2demo: error: {line(text)}")
-    return 2 if usage or isinstance(error, UserError) else 1
+    return 2 if isinstance(error, UserError | typer.TyperException) else 1

@@ -26,7 +26,6 @@ class Config(BaseModel):
 
         Raises:
             SettingError: names the setting, the value and what would work.
-
         """
         return validated(cls, values)
 
@@ -43,7 +42,6 @@ def validated(cls: type[Model], values: dict[str, Any], *, strings: bool = False
         values: the fields' values.
         strings: the values are text as somebody typed it ("0.5", "true").
         what: a name to put before the field's, such as the sampler's.
-
     """
     try:
         return cls.model_validate_strings(values) if strings else cls.model_validate(values)
@@ -212,7 +210,6 @@ def preset(name: str) -> Preset:
 
     Raises:
         SettingError: there is no such preset.
-
     """
     if name not in PRESETS:
         raise SettingError(f"preset={name!r}: there is no such preset; there are {', '.join(PRESETS)}")
@@ -227,7 +224,6 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 
     Raises:
         SettingError: a part has no `=`, or a key comes twice.
-
     """
     name, _, rest = spec.partition(":")
     options: dict[str, str] = {}

@@ -8,7 +8,7 @@ function of (seed, number) alone, so that a resumed run needs to remember nothin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.errors import DataError
-from gpt2demo.interfaces import Tokenizer
+from gpt2demo.interfaces import HasEncodeArray, Tokenizer
 from gpt2demo.storage import read_json, unwritable, write_json
 
 SPLITS = ("train", "validation")
@@ -45,7 +45,6 @@ def read_text(path: Path) -> tuple[str, Source]:
 
     Raises:
         DataError: the file is missing, no regular file, empty, binary or in another encoding; says where.
-
     """
     if not path.is_file():
         reason = "is no regular file" if path.exists() else "there is no such file"
@@ -106,7 +105,6 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
 
     Returns:
         The splits' sizes by name.
-
     """
     sizes = {}
     for name, part in zip(SPLITS, split(documents, validation_fraction), strict=True):
@@ -123,11 +121,14 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
 def _encode(documents: Iterable[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
     """The ids of documents behind each other, each followed by the end-of-text id where there is one; and their bytes."""
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    encode: Callable[[str], npt.ArrayLike] = (
+        tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
+    )
+    end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
     parts: list[Ids] = []
     size = 0
     for document in documents:
-        parts.append(np.array(tokenizer.encode(document) + end, dtype=dtype))
+        parts += [np.asarray(encode(document), dtype=dtype), end]
         size += len(document.encode())
     return np.concatenate(parts) if parts else np.empty(0, dtype), size
 
@@ -137,7 +138,6 @@ def load_ids(folder: Path, name: str) -> Ids:
 
     Raises:
         DataError: the file is missing or damaged.
-
     """
     path = folder / f"{name}.npy"
     try:
@@ -169,7 +169,6 @@ class Windows:
 
     Raises:
         DataError: the split is shorter than one window.
-
     """
 
     def __init__(self, ids: Ids, n_positions: int, seed: int, name: str = "train") -> None:

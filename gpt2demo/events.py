@@ -23,7 +23,6 @@ class Started:
         parameters: how many the model has.
         tokens: of each split.
         device, dtype: what computes, in which number format.
-
     """
 
     run: str
@@ -47,7 +46,6 @@ class Step:
         grad_norm: before clipping.
         tokens_per_second: of this step.
         seconds_left: until the end at the present pace.
-
     """
 
     step: int
@@ -100,7 +98,7 @@ Event = Started | Step | Evaluation | Sample | Saved | Ended
 
 
 def record(run: Run, event: Event) -> None:
-    """Keep an event in the run folder: losses in metrics.jsonl, samples in samples.jsonl. What has no place there is passed over."""
+    """Keep an event in the run folder: losses in metrics.jsonl, samples in samples.jsonl; the others have no place there."""
     if isinstance(event, Step):
         values = {"split": "batch", **asdict(event)}
         run.append(run.metrics, {**_without(values, "total_steps", "seconds_left"), "time": now()})

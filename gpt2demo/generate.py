@@ -42,7 +42,6 @@ def draw(logits: Tensor, seed: int, position: int) -> Tensor:
 
     Returns:
         (B,) int64.
-
     """
     uniform = logits.new_tensor(uniforms(seed, position, logits.shape[0])).double().unsqueeze(-1)  # (B, 1)
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
@@ -128,7 +127,6 @@ class Generation(Iterator[str]):
         reason: why it ended: `length`, `end` (the tokenizer's end-of-text id) or `stop`; None while it runs.
         dropped: how many ids of the prompt the model did not read because the context is shorter.
         time_to_first_token_ms: from the start to the first id, in milliseconds.
-
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerateConfig) -> None:
@@ -236,7 +234,6 @@ class Model:
         tokenizer: text to ids and back.
         name: the run's or export's name.
         path: the checkpoint or export folder.
-
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, name: str, path: Path) -> None:
@@ -258,7 +255,6 @@ class Model:
 
         Raises:
             UserError: a setting is out of range, or the tokenizer cannot express the prompt.
-
         """
         config = config or GenerateConfig()
         if settings:
@@ -283,7 +279,6 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
 
     Raises:
         Error: there is no such model, it is damaged, or the engine or device cannot be had.
-
     """
     from gpt2demo.engines import onnx
 
@@ -331,7 +326,6 @@ def checked(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
 
     Raises:
         SettingError: wrong shape, NaN or +inf, or nothing left to draw.
-
     """
     name = type(sampler).__name__
     if result.shape != before.shape:

@@ -54,7 +54,6 @@ def gpt2demo_training_event(run: Path, event: Any) -> None:
         run: the run folder.
         event: a `Step`, `Evaluation`, `Sample` or `Saved` of `gpt2demo.trainer`. It must not be changed. What the hook
             raises is reported once and does not stop the training.
-
     """
 
 

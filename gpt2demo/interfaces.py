@@ -58,7 +58,6 @@ class Tokenizer(Protocol):
 
         Raises:
             TokenizerError: the text holds something that this tokenizer cannot express; the message names it.
-
         """
         ...
 
@@ -76,7 +75,6 @@ class Tokenizer(Protocol):
 
         Raises:
             TokenizerError: the files are missing or damaged.
-
         """
         ...
 
@@ -90,6 +88,15 @@ class HasTokenizerJson(Protocol):
         ...
 
 
+@runtime_checkable
+class HasEncodeArray(Protocol):
+    """A tokenizer that gives ids as an array, without a Python object for each. The data room uses it for whole documents."""
+
+    def encode_array(self, text: str) -> npt.NDArray[np.integer[Any]]:
+        """The ids of `encode`, as an integer array (n,). Raises as `encode` does."""
+        ...
+
+
 @dataclass
 class SamplingContext:
     """What a sampler may know besides the logits.
@@ -98,7 +105,6 @@ class SamplingContext:
         ids: (B, T) int64, the prompt and everything generated so far. A view: do not change it.
         prompt_length: how many of the T positions are the prompt.
         state: the sampler's own memory for this generation, empty at its start. Each sampler of a chain has its own.
-
     """
 
     ids: torch.Tensor
@@ -125,7 +131,6 @@ class Sampler(BaseModel):
 
         Returns:
             (B, V) float32, -inf for what may not be drawn. At least one entry of a row stays finite.
-
         """
         raise NotImplementedError(f"{type(self).__name__} has no __call__")  # an abstract method, not a gap
 
@@ -162,7 +167,6 @@ class Engine(Protocol):
 
         Raises:
             SettingError: an id is outside the vocabulary, or `length + T` is more than `n_positions`.
-
         """
         ...
 
@@ -196,6 +200,5 @@ class Exporter(Protocol):
 
         Raises:
             ExportError: the written model is not the same model.
-
         """
         ...

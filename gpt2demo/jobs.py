@@ -1,7 +1,7 @@
 """A training as a process of its own: it outlives the browser and the server that started it.
 
-A job is nothing but `gpt2demo train …` or `gpt2demo resume …` in the background, with its output in `runs/.jobs/NAME.log`; the run
-folder tells how it goes. `runs/.jobs/job.json` remembers the last one, so that another browser, or a new server, finds it again.
+A job is nothing but `gpt2demo train …` or `gpt2demo resume …` in the background, with its output in `runs/.jobs/NAME.log`; the
+run folder tells how it goes. `runs/.jobs/job.json` remembers the last one, so that another browser, or a new server, finds it.
 One training at a time: the check and the start happen under a lock that all servers on the same runs folder share.
 """
 
@@ -64,7 +64,7 @@ class Job:
         return (marked or lines or ["it printed nothing"])[-1]
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end after the present step. Before the first step there is nothing to save: end it at once."""
+        """Ask for a checkpoint and an end after the present step. Before there is a run there is nothing to save: end it."""
         run = Run(runs_dir() / self.run)
         if run.exists:
             run.stop_file.touch()

@@ -44,7 +44,6 @@ class KeyValueCache:
         config: the model's shape.
         batch: rows.
         like: a tensor whose device and dtype the cache takes.
-
     """
 
     def __init__(self, config: ModelConfig, batch: int, like: Tensor) -> None:
@@ -99,7 +98,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
 
     Returns:
         (B, H, T, D).
-
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=mask is None and query.shape[2] > 1)
@@ -146,7 +144,6 @@ class GPT2(nn.Module):
 
     Args:
         config: its shape. Weights are drawn from torch's global generator as OpenAI's code does.
-
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -197,7 +194,6 @@ class GPT2(nn.Module):
 
         Raises:
             ValueError: there are more positions than the model has.
-
         """
         T = ids.shape[1]
         past = cache.length if cache is not None else 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt2demo.config import TrainConfig
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import OptimizerFactory
 
 if TYPE_CHECKING:
     import torch
+
+    from gpt2demo.config import TrainConfig
 
 
 def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

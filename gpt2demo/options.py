@@ -1,16 +1,15 @@
-"""Settings as command-line options: a pydantic field becomes an option with its name, type, range and help. One list, no copies."""
+"""Settings as command-line options: a pydantic field becomes an option with its name, range and help. One list, no copies."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import installed
 from gpt2demo.samplers import gpt2demo_samplers
 
@@ -26,17 +25,20 @@ ALIASES = {  # what the original program called it
 SINGULAR = {"samplers": "--sampler"}
 
 
-def with_settings(*models: type[BaseModel], leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command an option for every field of some settings; the values arrive in its `**settings`.
+def with_settings(*models: type[BaseModel], only: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command an option for every field of some settings (or for some of them); the values arrive in its `**settings`.
 
-    An option that was not given arrives as None: the preset or the settings class then decides.
+    A value arrives as it was typed, and None where the option was not given: the settings class reads and checks it, so that
+    the command line, the web page and Python say the same of the same mistake.
     """
 
     def decorate(command: Command) -> Command:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        fields = {name: field for model in models for name, field in model.model_fields.items() if name not in leave_out}
-        made = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
-                for name, field in fields.items()]
+        fields = {name: field for model in models for name, field in model.model_fields.items() if not only or name in only}
+        made = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
+            for name, field in fields.items()
+        ]
         command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]  # Typer reads it
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *made]}
         return command
@@ -45,16 +47,15 @@ def with_settings(*models: type[BaseModel], leave_out: Collection[str] = ()) -> 
 
 
 def _annotation(name: str, field: FieldInfo) -> Any:
-    """A field's type with its option: `Annotated[int | None, typer.Option("--n-layer", min=1, …)]`."""
-    limits = {key: value for part in field.metadata for key in ("ge", "le") if (value := getattr(part, key, None)) is not None}
-    kind, repeated = _plain(field.annotation)
-    ranged = {"min": limits.get("ge"), "max": limits.get("le")} if kind in (int, float) and not repeated else {}
+    """A field as an option: `Annotated[str | None, typer.Option("--n-layer", metavar="N", help=…)]`."""
+    kind, repeated = plain_type(field.annotation)
     names = [SINGULAR.get(name, f"--{name.replace('_', '-')}"), *([ALIASES[name]] if name in ALIASES else [])]
-    option = typer.Option(*names, help=_help(name, field), show_default=False, **ranged)
-    return Annotated[(list[kind] if repeated else kind) | None, option]  # type: ignore[valid-type]
+    metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else {int: "N", float: "X"}.get(kind, "TEXT")
+    option = typer.Option(*names, metavar=metavar, help=_help(name, field), show_default=False)
+    return Annotated[list[str] | None, option] if repeated else Annotated[str | None, option]
 
 
-def _plain(annotation: Any) -> tuple[Any, bool]:
+def plain_type(annotation: Any) -> tuple[Any, bool]:
     """The type inside `X | None` or `tuple[X, ...]`, and whether it is the latter."""
     if get_origin(annotation) is tuple:
         return get_args(annotation)[0], True
@@ -62,9 +63,28 @@ def _plain(annotation: Any) -> tuple[Any, bool]:
     return (inner[0], False) if type(None) in get_args(annotation) else (annotation, False)
 
 
+def limits(field: FieldInfo) -> dict[str, float]:
+    """The range of a field: `ge`, `gt`, `le`, `lt`, as far as it has them."""
+    found = {key: getattr(part, key, None) for part in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(part, key)}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _range(field: FieldInfo) -> str:
+    """The range of a field in words: "1 to 256", "above 0"."""
+    bounds = limits(field)
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    below = "to" if "le" in bounds else "to below"
+    if low is not None and high is not None and high < 1e9:
+        return f"{'above ' if 'gt' in bounds else ''}{low:g} {below} {high:g}"
+    return "" if low is None else f"above {low:g}" if "gt" in bounds else f"at least {low:g}"
+
+
 def _help(name: str, field: FieldInfo) -> str:
-    """A field's description; for samplers also which there are."""
-    return f"{field.description}; {sampler_names()}" if name == "samplers" else field.description or ""
+    """A field's description and range; for samplers also which there are."""
+    if name == "samplers":
+        return f"{field.description}; {sampler_names()}"
+    words = _range(field)
+    return f"{field.description} [{words}]" if words else field.description or ""
 
 
 def sampler_names() -> str:
@@ -81,7 +101,12 @@ class AnywhereGroup(typer.core.TyperGroup):
         """Move our own options to the front, up to a `--`."""
         end = args.index("--") if "--" in args else len(args)
         front, rest, words = [], [], iter(args[:end])
-        values = {name: not parameter.is_flag for parameter in self.params for name in parameter.opts if name != "--version"}
+        values = {
+            name: not getattr(parameter, "is_flag", False)
+            for parameter in self.params
+            for name in parameter.opts
+            if name != "--version"
+        }
         for word in words:
             name = word.partition("=")[0]
             if name not in values or name == "--help":
@@ -92,6 +117,3 @@ class AnywhereGroup(typer.core.TyperGroup):
                 front += [value] if (value := next(words, None)) is not None else []
         parsed: list[str] = super().parse_args(ctx, [*front, *rest, *args[end:]])
         return parsed
-
-
-__all__ = ["ALIASES", "PROJECT", "AnywhereGroup", "sampler_names", "with_settings"]

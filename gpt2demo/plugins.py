@@ -53,7 +53,6 @@ class Plugin:
         hooks: hook name -> the names it gives there; empty for a hook that gives nothing.
         status: `loaded`, or `failed` when something of it could not be used.
         error: the cause in one line, or None.
-
     """
 
     distribution: str
@@ -80,7 +79,6 @@ class Registry:
 
     Args:
         points: the entry points to load after the built-in modules.
-
     """
 
     def __init__(self, points: Iterable[EntryPoint] = ()) -> None:
@@ -120,7 +118,6 @@ class Registry:
 
         Raises:
             PluginError: the answer is not a dict of names.
-
         """
         hook = getattr(self._manager.hook, f"{PROJECT}_{kind}")
         parts: dict[str, Any] = {}
@@ -155,7 +152,6 @@ class Registry:
 
         Raises:
             PluginError: there is none of that name; says which there are, and which plugins failed.
-
         """
         if name in self._parts[kind]:
             return self._parts[kind][name][1]
@@ -175,7 +171,6 @@ class Registry:
 
         Returns:
             One line for each plugin that raised; it is not called again.
-
         """
         hook = self._manager.hook.gpt2demo_training_event
         complaints = []
@@ -244,7 +239,6 @@ def create_sampler(spec: str) -> Sampler:
     Raises:
         PluginError: there is no such sampler.
         SettingError: an option is unknown or out of range.
-
     """
     name, options = parse_spec(spec)
     cls: type[Sampler] = registry().part("samplers", name)
@@ -273,7 +267,6 @@ def train_tokenizer(name: str, texts: Iterable[str], options: dict[str, str]) ->
     Raises:
         PluginError: there is no such tokenizer.
         SettingError: an option is unknown or has a value it cannot have.
-
     """
     values = validated(tokenizer_options(name), options, strings=True, what=f"tokenizer {name!r}: ")
     trained: Tokenizer = registry().part("tokenizers", name).train(texts, **values.model_dump())

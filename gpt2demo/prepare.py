@@ -35,7 +35,6 @@ def create_run(
 
     Raises:
         UserError: something cannot be used. Nothing is left behind.
-
     """
     base = find_preset(preset)
     model, train = configs(base, settings)
@@ -48,8 +47,9 @@ def create_run(
     try:
         kind = tokenizer or base.tokenizer
         options = dict(base.tokenizer_options if kind == base.tokenizer else {}) | tokenizer_options
-        trained = make_tokenizer(kind, documents, options, settings.get("vocab_size"))
-        model = with_vocabulary(model, trained, settings.get("vocab_size"))
+        asked = None if settings.get("vocab_size") is None else model.vocab_size
+        trained = make_tokenizer(kind, documents, options, asked)
+        model = with_vocabulary(model, trained, asked)
         _fill(run, documents, trained, kind, model, train)
         run.write_info(_info(preset, model, train, kind, options, dataset, sources))
     except BaseException:
@@ -63,7 +63,6 @@ def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainC
 
     Raises:
         SettingError: there is no such setting, or its value cannot be.
-
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     if unknown := settings.keys() - ModelConfig.model_fields.keys() - TrainConfig.model_fields.keys():
@@ -90,7 +89,6 @@ def make_tokenizer(name: str, documents: Sequence[str], options: dict[str, str],
 
     Raises:
         SettingError: an option is unknown or has a value it cannot have.
-
     """
     known = plugins.tokenizer_options(name)
     if vocab_size is not None and "vocab_size" in known.model_fields:
@@ -103,7 +101,6 @@ def with_vocabulary(model: ModelConfig, tokenizer: Tokenizer, asked: int | None)
 
     Raises:
         SettingError: the tokenizer needs more.
-
     """
     if asked is not None and asked < tokenizer.vocab_size:
         raise SettingError(f"vocab_size={asked}: the tokenizer has {tokenizer.vocab_size} different tokens; give at least that")

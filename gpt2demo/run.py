@@ -52,7 +52,6 @@ def check_name(name: str) -> str:
 
     Raises:
         RunError: it is not.
-
     """
     if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name) or name.endswith("."):
         raise RunError(f"name {name[:120]!r}: use up to 100 letters, digits, '.', '_' and '-', the first a letter or digit")
@@ -68,7 +67,6 @@ class State:
         pid, pid_started: the training process and when the system says it started (seconds since 1970).
         step, total_steps: optimizer steps done and to do.
         error: why it failed, in one line.
-
     """
 
     status: Status
@@ -104,7 +102,6 @@ class Run:
 
     Args:
         path: the folder.
-
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,7 +128,6 @@ class Run:
 
         Raises:
             RunError: it is damaged, or of a newer format than this program knows.
-
         """
         try:
             info = read_json(self.path / "run.json")
@@ -166,7 +162,6 @@ class Run:
 
         Raises:
             RunError: another process writes here.
-
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
@@ -244,7 +239,6 @@ def new_run(name: str | None, stem: str) -> Run:
 
     Raises:
         RunError: the name cannot be used or is taken.
-
     """
     for candidate in [check_name(name)] if name else _numbered(stem):
         path = runs_dir() / candidate
@@ -275,7 +269,6 @@ def find_run(name: str) -> Run:
 
     Raises:
         RunError: there is none.
-
     """
     for path in (runs_dir() / name, Path(name)):
         if Run(path).exists:
@@ -289,7 +282,6 @@ def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_expor
 
     Raises:
         RunError: there is no such thing.
-
     """
     if name is None:
         if runs := list_runs():

@@ -59,7 +59,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: it is missing, larger than 16 MiB, no JSON, no object, or holds NaN or a key twice.
-
     """
     try:
         if path.stat().st_size > JSON_LIMIT:
@@ -93,7 +92,6 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         CheckpointError: the disk refused.
-
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -121,7 +119,6 @@ def require_space(folder: Path, size: int) -> None:
 
     Raises:
         CheckpointError: they do not; says how much is needed and how much is free.
-
     """
     free = shutil.disk_usage(folder).free
     if free < size:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from gpt2demo.errors import UserError
+
 if TYPE_CHECKING:
     from gpt2demo.config import GenerateConfig
-    from gpt2demo.events import Event, Evaluation, Started, Step
+    from gpt2demo.events import Evaluation, Event, Started, Step
     from gpt2demo.generate import Model
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,6 +31,14 @@ def say(text: str) -> None:
 def line(text: str) -> str:
     """A text as one line."""
     return " ".join(text.split())
+
+
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """A model's text without control characters: an untrained model can write sequences that upset a terminal."""
+    return text.translate(CONTROLS)
 
 
 class Signals:
@@ -121,7 +131,7 @@ class _Display:
         )
 
     def _sample(self, event: Event) -> None:
-        self._say(f"  writes: {line(getattr(event, 'text', ''))[:300]}")
+        self._say(f"  writes: {printable(line(getattr(event, 'text', '')))[:300]}")
 
     def _saved(self, event: Event) -> None:
         self._say(f"  saved {getattr(event, 'path', '')}")
@@ -132,13 +142,12 @@ class _Display:
 
 def chat(model: Model, config: GenerateConfig) -> None:
     """Prompts until `quit` or the end of the input; each is continued by the model and streamed to stdout."""
-    say(f"{model.name} on {model.engine.name} ({model.engine.provider}). It continues your text; it follows no instructions. `quit` ends.")
+    engine = f"{model.engine.name} ({model.engine.provider})"
+    say(f"{model.name} on {engine} continues your text; it does not follow instructions. `quit` ends.")
     while (prompt := _ask()) not in (None, "quit", "exit"):
-        from gpt2demo.errors import UserError
-
         try:
             for piece in model.generate(prompt or "", config):
-                print(piece, end="", flush=True)
+                print(printable(piece), end="", flush=True)
             print(flush=True)
         except UserError as error:  # such as a character that the training text did not have
             say(f"gpt2demo: error: {error}")

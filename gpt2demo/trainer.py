@@ -64,7 +64,6 @@ def train(
     Raises:
         UserError: a setting, the data or the name cannot be used; nothing is left behind.
         Error: the training cannot go on; the last checkpoint is untouched.
-
     """
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
     made = create_run(paths, preset, run, dataset, tokenizer, tokenizer_options or {}, settings)
@@ -83,7 +82,6 @@ def resume(
 
     Raises:
         RunError: there is no such run, or it has nothing left to do.
-
     """
     found = find_run(run)
     info = found.info()
@@ -98,26 +96,19 @@ def _train(run: Run, stop: StopRequest) -> Iterator[Event]:
     info = run.info()
     with run.lock():
         run.stop_file.unlink(missing_ok=True)
-        run.write_state(State.own("running"))
-        training = None
+        training = Training(run, info)
+        run.write_state(training.state("running"))
         try:
-            training = Training(run, info)
             yield from training.events(stop)
-            run.write_state(State.own(training.status, *_progress(training)))
+            run.write_state(training.state(training.status))
         except GeneratorExit:  # the caller has enough: between two events everything is consistent
-            if training:
-                training.save_if_new()
-            run.write_state(State.own("interrupted", *_progress(training)))
+            training.save_if_new()
+            run.write_state(training.state("interrupted"))
             raise
         except BaseException as error:
-            status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             line = " ".join(str(error).split())[:300] or type(error).__name__
-            run.write_state(State.own(status, *_progress(training), error=line))
+            run.write_state(training.state("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", line))
             raise
-
-
-def _progress(training: Training | None) -> tuple[int, int]:
-    return (training.step, training.total_steps) if training else (0, 0)
 
 
 class Training:
@@ -126,7 +117,6 @@ class Training:
     Args:
         run: the run folder, prepared.
         info: the content of its run.json.
-
     """
 
     def __init__(self, run: Run, info: dict[str, Any]) -> None:
@@ -194,6 +184,10 @@ class Training:
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
         return torch.compile(self.model) if wanted else self.model
 
+    def state(self, status: Status, error: str | None = None) -> State:
+        """How it stands, for state.json."""
+        return State.own(status, self.step, self.total_steps, error)
+
     # ------------------------------------------------------------------------------------------ the loop
 
     def events(self, stop: StopRequest) -> Iterator[Event]:
@@ -206,9 +200,8 @@ class Training:
 
     def _loop(self, stop: StopRequest) -> Iterator[Event]:
         yield self._started()
-        if self.step == 0:
-            yield self._evaluate()
-        self.run.write_state(State.own("running", self.step, self.total_steps))
+        if self.step == 0 or self.validation_loss is None:  # a run may have been cut between a step and its evaluation
+            yield from self._evaluation_if_due()
         self.status = "finished"
         while self.step < self.total_steps:
             reason = "stopped" if self.run.stop_file.exists() else stop()
@@ -223,15 +216,21 @@ class Training:
 
     def _at_intervals(self) -> Iterator[Event]:
         """Evaluation, sample and checkpoint, where they are due."""
-        every = self.config.eval_every or max(1, self.total_steps // 10)
-        last = self.step == self.total_steps
         self.validation_loss = None
-        if last or self.step % every == 0:
-            yield self._evaluate()
-            if self.config.sample_tokens:
-                yield self._sample()
-        if last or self.step % (self.config.save_every or every) == 0:
+        yield from self._evaluation_if_due()
+        if self._due(self.config.save_every):
             yield self.save_now()
+
+    def _evaluation_if_due(self) -> Iterator[Event]:
+        if self._due(self.config.eval_every):
+            yield self._evaluate()
+            if self.config.sample_tokens and self.step:
+                yield self._sample()
+
+    def _due(self, every: int | None) -> bool:
+        """Whether something happens after this step; by default it does ten times a run, and always at the end."""
+        every = every or self.config.eval_every or max(1, self.total_steps // 10)
+        return self.step % every == 0 or self.step == self.total_steps
 
     def _started(self) -> Started:
         tokens = {name: size.tokens for name, size in self.sizes.items()}
@@ -322,7 +321,7 @@ class Training:
         progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._surroundings()}
         saved = checkpoint.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
         self._saved_step = self.step
-        self.run.write_state(State.own("running", self.step, self.total_steps))
+        self.run.write_state(self.state("running"))
         checkpoint.prune(self.run.checkpoints, self.config.keep)
         return Saved(self.step, saved.path, saved.validation_loss)
 

@@ -14,7 +14,6 @@ def check_feed(ids: npt.NDArray[np.int64], engine: Engine) -> None:
 
     Raises:
         SettingError: an id is outside the vocabulary, or there are more positions than the model has.
-
     """
     if ids.ndim != 2 or ids.size == 0:
         raise SettingError(f"ids of shape {ids.shape}: expected (batch, at least one position)")

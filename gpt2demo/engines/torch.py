@@ -19,7 +19,6 @@ class TorchEngine:
 
     Args:
         model: the model, on its device. It is put into evaluation mode during `feed` and left as it was.
-
     """
 
     name = "torch"
@@ -71,7 +70,6 @@ def torch_device(name: str) -> torch.device:
 
     Raises:
         SettingError: it is not there.
-
     """
     there: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,

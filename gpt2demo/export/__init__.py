@@ -13,6 +13,11 @@ from typing import ClassVar
 from gpt2demo.errors import RunError
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import Exporter
+from gpt2demo.run import Run, exports_dir, find_model, now
+from gpt2demo.storage import new_folder, write_json
+
+MARK = "gpt2demo.json"
+"""Every export has a file of this name: ONNX a certificate, others at least who made it and when."""
 
 
 class OnnxExporter:
@@ -34,40 +39,61 @@ def gpt2demo_exporters() -> dict[str, type[Exporter]]:
 
 
 def export_model(
-    checkpoint: Path, target: Path, format: str = "onnx", report: Callable[[str], None] = print  # noqa: A002  # the option's name
+    model: str | Path | None = None,
+    format: str = "onnx",  # noqa: A002  # the option's name
+    output: Path | None = None,
+    *,
+    report: Callable[[str], None] = print,
 ) -> Path:
-    """Export a checkpoint into a folder that appears whole and proven, or not at all. An older export there is replaced.
+    """Export a model into a folder that appears whole and proven, or not at all. An older export there is replaced.
 
     Args:
-        checkpoint: a checkpoint folder; it is verified first.
-        target: where the export shall be.
+        model: a run's name, the path of a run or checkpoint; left out, the newest run. Of a run the newest checkpoint is taken.
         format: the name of an exporter; plugins add more.
+        output: the folder to write; left out, `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats.
         report: called with one line of text at each stage.
 
     Returns:
-        `target`.
+        The folder.
 
     Raises:
-        RunError: there is something else at `target`.
+        RunError: there is no such model, or something else is at `output`.
         PluginError: there is no such format.
         CheckpointError: the checkpoint is damaged, or the disk refused.
         ExportError: the written model is not the same model.
+
     """
     from gpt2demo import plugins
-    from gpt2demo.checkpoint import verify
-    from gpt2demo.storage import new_folder
 
     exporter: Exporter = plugins.registry().part("exporters", format)()
+    checkpoint, name = _source(model)
+    target = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
     if target.exists() and not _replaceable(target):
         raise RunError(f"{target}: is already there and is no export; choose another --output")
-    verify(checkpoint)
     with new_folder(target) as temporary:
         exporter.export(checkpoint, temporary, report=report)
+        if not (temporary / MARK).exists():
+            write_json(temporary / MARK, {"exporter": format, "created": now()})
         if target.exists():
             shutil.rmtree(target)  # only now: the new one is proven
     return target
 
 
+def _source(model: str | Path | None) -> tuple[Path, str]:
+    """The verified checkpoint folder that a MODEL means, and what its export is called."""
+    from gpt2demo.checkpoint import is_checkpoint, newest, verify
+    from gpt2demo.engines.onnx import is_export
+
+    found = find_model(None if model is None else str(model), is_checkpoint, is_export)
+    if isinstance(found, Run):
+        return newest(found.checkpoints).path, found.name
+    if is_export(found):
+        raise RunError(f"{found}: is an export already; name the run or checkpoint it was made from")
+    path = verify(found).path.resolve()
+    run = Run(path.parent.parent)
+    return path, f"{run.name}-{path.name}" if run.exists else path.name
+
+
 def _replaceable(target: Path) -> bool:
     """Whether a folder is an export or empty."""
-    return target.is_dir() and ((target / "gpt2demo.json").is_file() or not any(target.iterdir()))
+    return target.is_dir() and ((target / MARK).is_file() or not any(target.iterdir()))

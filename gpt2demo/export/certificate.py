@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,7 @@ def replay(engine: OnnxEngine, rows: Sequence[Ids], cuts: Sequence[int] = ()) ->
     edges = [0, *cuts, width]
     engine.reset()
     pieces = [
-        engine.read(ids[:, start:end], mask[:, :end], positions[:, start:end])
-        for start, end in zip(edges, edges[1:], strict=False)
-        if end > start
+        engine.read(ids[:, start:end], mask[:, :end], positions[:, start:end]) for start, end in pairwise(edges) if end > start
     ]
     logits = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
     return [row[pad:] for row, pad in zip(logits, padding, strict=True)]
@@ -226,7 +225,10 @@ def compare_on_text(model: GPT2, engine: OnnxEngine, ids: Ids) -> tuple[Comparis
         torch_loss += loss(reference, window[1:])
         onnx_loss += loss(measured, window[1:])
     means = {"torch": torch_loss / comparison.positions, "onnx": onnx_loss / comparison.positions}
-    return comparison, {"tokens": comparison.positions, **{name: float(np.exp(min(mean, 700))) for name, mean in means.items()}}
+    return comparison, {
+        "tokens": comparison.positions,
+        **{name: float(np.exp(min(mean, 700))) for name, mean in means.items()},
+    }
 
 
 def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
@@ -239,7 +241,9 @@ def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
 def loss(logits: Floats, targets: Ids) -> float:
     """Sum of the negative log-likelihoods of targets (N,) under logits (N, V), in nats."""
     blocks = range(0, len(targets), 64)
-    return -sum(float(log_softmax(logits[i : i + 64])[np.arange(len(targets[i : i + 64])), targets[i : i + 64]].sum()) for i in blocks)
+    return -sum(
+        float(log_softmax(logits[i : i + 64])[np.arange(len(targets[i : i + 64])), targets[i : i + 64]].sum()) for i in blocks
+    )
 
 
 # ---------------------------------------------------------------------------------------------- generation
@@ -291,7 +295,10 @@ def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids) -> dict[str, Any]:
         "prompt_tokens": len(prompt),
         "tokens": GREEDY,
         "equal_tokens": equal,  # fewer only after a near-tie
-        "microseconds_per_token": {"torch": round(1e6 / original.tokens_per_second), "onnx": round(1e6 / ours.tokens_per_second)},
+        "microseconds_per_token": {
+            "torch": round(1e6 / original.tokens_per_second),
+            "onnx": round(1e6 / ours.tokens_per_second),
+        },
         "provider": engine.provider,
         "threads": {"torch": torch.get_num_threads()},
     }

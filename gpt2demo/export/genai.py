@@ -19,9 +19,10 @@ def genai_config(config: ModelConfig, eos_id: int | None) -> dict[str, Any]:
 
     Args:
         config: the model's shape.
-        eos_id: the tokenizer's end-of-text id; without one generation ends at the length.
+        eos_id: the tokenizer's end-of-text id. genai insists on one in the vocabulary; where the tokenizer has none it is
+            told the last id: 0xFF for bytes, which UTF-8 never has, and the rarest piece or highest character elsewhere.
     """
-    end = PAD if eos_id is None else eos_id
+    end = config.vocab_size - 1 if eos_id is None else eos_id
     return {
         "model": {
             "type": "decoder",  # its "gpt2" wants keys and values in one tensor

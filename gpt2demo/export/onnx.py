@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir
 import torch
 from onnxscript import optimizer
@@ -176,25 +177,32 @@ def _trace(model: GPT2) -> onnx_ir.Model:
     return program.model
 
 
-def _tidy(graph: onnx_ir.Model) -> None:
-    """Lay the weights out as they are used, keep the tied one once, and drop what tells of the machine that exported."""
-
-    def folds(node: onnx_ir.Node) -> bool | None:
-        if node.op_type != "Transpose" or node.inputs[0] is None:
-            return None
-        return len(node.inputs[0].uses()) == 1  # the embedding's other use is the head: folding would store it twice
-
-    optimizer.fold_constants(graph, should_fold=folds)
-    optimizer.optimize(graph, input_size_limit=1024)
-    mask = next(value for value in graph.graph.inputs if value.name == "attention_mask")
+def _tidy(model: onnx_ir.Model) -> None:
+    """Simplify the graph, name the mask's axis as others do, and drop what tells of the machine that exported."""
+    _transpose_weights(model.graph)
+    optimizer.optimize(model, input_size_limit=1024)
+    mask = next(value for value in model.graph.inputs if value.name == "attention_mask")
     mask.shape = onnx_ir.Shape(["batch_size", "past_sequence_length + sequence_length"])
-    for node in graph.graph.all_nodes():
-        node.metadata_props.clear()
-        node.doc_string = None
-    for value in [*graph.graph.initializers.values(), *graph.graph.inputs, *graph.graph.outputs]:
-        value.metadata_props.clear()
-    graph.metadata_props.clear()
-    graph.graph.metadata_props.clear()
+    values = [*model.graph.initializers.values(), *model.graph.inputs, *model.graph.outputs]
+    parts: list[Any] = [model, model.graph, *model.graph.all_nodes(), *values]
+    for part in parts:
+        part.metadata_props.clear()
+        part.doc_string = None
+
+
+def _transpose_weights(graph: onnx_ir.Graph) -> None:
+    """Store matrices as they are multiplied, so that no runtime has to turn them round.
+
+    The embedding stays as it is: it is also the head, and stored once.
+    """
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "Transpose" else None
+        if weight is None or weight.const_value is None or len(weight.uses()) > 1:
+            continue
+        turned = np.ascontiguousarray(weight.const_value.numpy().T)
+        weight.const_value, weight.shape = onnx_ir.tensor(turned, name=weight.name), onnx_ir.Shape(turned.shape)
+        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], weight)
+        graph.remove(node, safe=True)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from gpt2demo.interfaces import Tokenizer
 @hookimpl
 def gpt2demo_tokenizers() -> dict[str, type[Tokenizer]]:
     """The built-in tokenizers by name."""
+    from gpt2demo.tokenizers.bpe import BpeTokenizer
     from gpt2demo.tokenizers.byte import ByteTokenizer
     from gpt2demo.tokenizers.char import CharTokenizer
 
-    return {"byte": ByteTokenizer, "char": CharTokenizer}
+    return {"bpe": BpeTokenizer, "byte": ByteTokenizer, "char": CharTokenizer}

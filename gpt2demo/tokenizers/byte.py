@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from gpt2demo.errors import TokenizerError
 
 
@@ -26,8 +29,13 @@ class ByteTokenizer:
         """The UTF-8 bytes."""
         return list(utf8(text))
 
+    def encode_array(self, text: str) -> npt.NDArray[np.uint8]:
+        """The same as an array (n,)."""
+        return np.frombuffer(utf8(text), dtype=np.uint8)
+
     def decode(self, ids: Sequence[int]) -> str:
         """UTF-8 to text; bytes that are no UTF-8 become U+FFFD."""
+        check_ids(ids, self.vocab_size)
         return bytes(ids).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
@@ -59,13 +67,23 @@ def utf8(text: str) -> bytes:
 
     Raises:
         TokenizerError: it holds half of a surrogate pair, which is no character.
-
     """
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise TokenizerError(f"text: half a surrogate pair ({half!a}) at character {error.start} is not valid Unicode") from None
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> None:
+    """Make sure that all ids are in `range(vocab_size)`.
+
+    Raises:
+        TokenizerError: one is not.
+    """
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        wrong = next(index for index in ids if not 0 <= index < vocab_size)
+        raise TokenizerError(f"id {wrong}: is outside the vocabulary of {vocab_size}")
 
 
 def byte_symbols() -> list[str]:

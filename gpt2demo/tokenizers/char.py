@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from gpt2demo.errors import TokenizerError
+from gpt2demo.tokenizers.byte import check_ids, utf8
 
 FILE = "characters.json"
 
@@ -17,7 +22,6 @@ class CharTokenizer:
 
     Args:
         characters: the characters; their index is their id.
-
     """
 
     lossless: ClassVar[bool] = True
@@ -25,7 +29,8 @@ class CharTokenizer:
 
     def __init__(self, characters: Sequence[str]) -> None:
         self.characters = list(characters)
-        self._ids = {character: index for index, character in enumerate(self.characters)}
+        self._table = np.full(sys.maxunicode + 1, -1, dtype=np.int32)  # code point -> id, -1 where there is none
+        self._table[code_points("".join(self.characters))] = np.arange(len(self.characters))
 
     @property
     def vocab_size(self) -> int:
@@ -38,22 +43,32 @@ class CharTokenizer:
         seen: set[str] = set()
         for text in texts:
             seen.update(text)
+        utf8("".join(seen))
         return cls(sorted(seen))
 
     def encode(self, text: str) -> list[int]:
         """The characters' ids."""
-        try:
-            return [self._ids[character] for character in text]
-        except KeyError:
-            unknown = sorted(set(text) - set(self._ids))
-            named = " ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:5])
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise TokenizerError(
-                f"text: the training text had no {named}{more}; leave out such characters, or train with the tokenizer `byte`"
-            ) from None
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
+
+    def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
+        """The same as an array (n,)."""
+        ids = self._table[code_points(text)]
+        if ids.size and ids.min() < 0:
+            raise TokenizerError(self._complaint(text))
+        return ids.view(np.uint32)
+
+    def _complaint(self, text: str) -> str:
+        """What cannot be expressed, and what to do."""
+        unknown = sorted(set(text) - set(self.characters))
+        named = " ".join(f"{character!a} (U+{ord(character):04X})" for character in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        advice = "leave out such characters, or train with the tokenizer `byte`"
+        return f"text: the training text had no {named}{more}; {advice}"
 
     def decode(self, ids: Sequence[int]) -> str:
         """The ids' characters."""
+        check_ids(ids, self.vocab_size)
         return "".join([self.characters[index] for index in ids])
 
     def save(self, folder: Path) -> None:
@@ -70,6 +85,11 @@ class CharTokenizer:
             raise TokenizerError(f"{path}: cannot be read ({error})") from None
         if not isinstance(characters, list) or not all(isinstance(c, str) and len(c) == 1 for c in characters):
             raise TokenizerError(f"{path}: is not a list of single characters")
-        if len(set(characters)) != len(characters):
-            raise TokenizerError(f"{path}: lists a character twice")
+        if len(set(characters)) != len(characters) or any("\ud800" <= c <= "\udfff" for c in characters):
+            raise TokenizerError(f"{path}: lists a character twice, or half a surrogate pair")
         return cls(characters)
+
+
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """The characters as numbers (n,)."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

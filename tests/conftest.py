@@ -1,0 +1,62 @@
+"""What the tests share: small texts, small settings, and folders of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt2demo import plugins
+from gpt2demo.config import ModelConfig
+
+SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "batch_size": 8, "steps": 12, "eval_batches": 2}
+"""Settings of a training that takes a second."""
+
+SHAPE = ModelConfig(vocab_size=97, n_positions=24, n_embd=32, n_head=4, n_layer=2)
+"""A shape in which no two sizes are equal."""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and exports of a test live in its own folder; plugins are looked up anew."""
+    monkeypatch.setenv("GPT2DEMO_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("GPT2DEMO_EXPORTS_DIR", str(tmp_path / "exports"))
+    monkeypatch.delenv("GPT2DEMO_NO_PLUGINS", raising=False)
+
+
+@pytest.fixture
+def fresh_plugins() -> Iterator[None]:
+    """Forget the plugins before and after a test that changes which there are."""
+    plugins.registry.cache_clear()
+    yield
+    plugins.registry.cache_clear()
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """Twenty thousand characters of text with some structure."""
+    path = tmp_path / "text.txt"
+    lines = (f"Line {n}: the quick brown fox jumps over {n % 7} lazy dogs, said Zoë.\n" for n in range(300))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run the real program: `cli("train", "my.txt")` gives its exit code, stdout and stderr."""
+
+    def run(*words: object, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gpt2demo", *map(str, words)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False
+        )
+
+    return run
