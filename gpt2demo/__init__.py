@@ -14,6 +14,7 @@ The import is light: torch comes with the first use.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from gpt2demo.generate import load
     from gpt2demo.plugins import samplers, tokenizers
     from gpt2demo.trainer import train
+
+# Threads that wait for each other sleep instead of spinning. Spinning gains little on a quiet machine and costs a factor of
+# twenty as soon as something else (a browser, a chat beside a training) needs one of the cores. OpenMP reads this once.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = [

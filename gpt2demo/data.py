@@ -124,11 +124,12 @@ def _encode(documents: Iterable[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
     encode: Callable[[str], npt.ArrayLike] = (
         tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
     )
-    end = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
+    end: Ids = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
     parts: list[Ids] = []
     size = 0
     for document in documents:
-        parts += [np.asarray(encode(document), dtype=dtype), end]
+        ids: Ids = np.asarray(encode(document), dtype=dtype)
+        parts += [ids, end]
         size += len(document.encode())
     return np.concatenate(parts) if parts else np.empty(0, dtype), size
 

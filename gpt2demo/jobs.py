@@ -49,10 +49,11 @@ class Job:
         return State("running", self.pid, self.pid_started).alive
 
     def status(self) -> Status | str:
-        """`preparing` while there is no run folder yet, then the run's own status; `failed` when it never came to one."""
+        """`preparing` until it writes to the run folder, then the run's own status; `failed` when it never came to that."""
         run = Run(runs_dir() / self.run)
-        if run.exists and (run.state().pid == self.pid or not self.alive):
-            return run.state().status
+        state = run.state() if run.exists else None
+        if state and state.pid_started > self.pid_started - 1.0:  # it, or somebody after it
+            return state.status
         return "preparing" if self.alive else "failed"
 
     def error(self) -> str | None:

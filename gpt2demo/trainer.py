@@ -216,7 +216,6 @@ class Training:
 
     def _at_intervals(self) -> Iterator[Event]:
         """Evaluation, sample and checkpoint, where they are due."""
-        self.validation_loss = None
         yield from self._evaluation_if_due()
         if self._due(self.config.save_every):
             yield self.save_now()
@@ -252,6 +251,7 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        self.validation_loss = None
         return self._timed(loss, rate, grad_norm, time.perf_counter() - started)
 
     def _backward(self, number: int) -> float:

@@ -1,4 +1,4 @@
-"""Byte-level BPE as in GPT-2 (Radford et al. 2019, section 2.2): frequent byte sequences become ids, and any text has an encoding.
+"""Byte-level BPE as in GPT-2 (Radford et al. 2019, section 2.2): frequent byte sequences are ids, and any text has an encoding.
 
 Two libraries, one tokenizer: `tokenizers` trains it and `tokenizer.json` is its form on disk; tiktoken encodes, several times
 faster. That both give the same ids is not hoped but checked: `Vocabulary` refuses a file for which it would not hold.
@@ -84,7 +84,7 @@ class BpeTokenizer:
             show_progress=False,
         )
         with rust("training the tokenizer"):
-            tokenizer.train_from_iterator((part for text in texts for part in parts(text)), trainer)
+            tokenizer.train_from_iterator(training_parts(texts), trainer)
             tokenizer.add_special_tokens([AddedToken(END, special=True, normalized=False)])
             return cls(json.loads(tokenizer.to_str()))
 
@@ -129,21 +129,28 @@ class BpeTokenizer:
         return json.dumps(self._stored, ensure_ascii=False)
 
 
-def parts(text: str) -> Iterator[str]:
+def parts(text: str, size: int = PART) -> Iterator[str]:
     """Cut a text where PATTERN has a border whatever stands around it, so that the parts' ids are the whole's.
 
     Such borders are before blanks that follow something else, and before the last of several blanks that something else
-    follows. A part has at least PART characters, except for the last, and more only where there is no border.
+    follows. A part has `size` characters, and more only as far as it has no border there.
 
     Raises:
         TokenizerError: the text holds half a surrogate pair.
     """
     utf8(text)
     start = 0
-    while cut := _CUT.search(text, start + PART):
+    while cut := _CUT.search(text, start + size):
         yield text[start : cut.start()]
         start = cut.start()
     yield text[start:]
+
+
+def training_parts(texts: Iterable[str]) -> Iterator[str]:
+    """Short parts of texts. Words of more than 4096 characters are broken: training takes the square of a word's length."""
+    for text in texts:
+        for part in parts(text, 1024):
+            yield from (part[start : start + 4096] for start in range(0, len(part), 4096))
 
 
 @contextmanager

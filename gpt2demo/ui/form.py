@@ -1,0 +1,169 @@
+"""What to train: text, preset, tokenizer and settings. All controls of settings come from the fields of the configs."""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import psutil
+from gradio.components import Component
+from pydantic.fields import FieldInfo
+
+from gpt2demo import jobs, plugins
+from gpt2demo.config import PRESETS, ModelConfig, Preset, TrainConfig
+from gpt2demo.errors import DataError, Error
+from gpt2demo.ui.controls import Controls, PartOptions, Values, changed, controls, read, shown, spec
+
+DEFAULT_DATASET, DEFAULT_PRESET = "tales", "nano"
+OWN_TEXT = "own text"
+MAIN = ("steps", "epochs", "batch_size", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "learning_rate")
+FIELDS = {**ModelConfig.model_fields, **TrainConfig.model_fields}
+
+
+class TrainingForm:
+    """Builds the form in the present layout block, and starts what it says."""
+
+    def __init__(self) -> None:
+        self._text()
+        preset = PRESETS[DEFAULT_PRESET]
+        names, summary = list(PRESETS), preset.summary
+        self.preset = gr.Radio(names, value=DEFAULT_PRESET, label="Preset", info=summary, elem_id="preset")
+        self.fields: Controls = controls({name: FIELDS[name] for name in MAIN}, defaults(preset), prefix="train")
+        self.size = gr.HTML(size_line(preset, {}), elem_id="size")
+        self._rest(preset)
+        self._wire()
+
+    def _text(self) -> None:
+        """Where the text comes from: an example dataset, files, or what is pasted."""
+        found = plugins.datasets()
+        names = sorted(found, key=lambda name: (name != DEFAULT_DATASET, name))
+        choices = [(f"{name}: {found[name].summary}", name) for name in names] + [("my own text", OWN_TEXT)]
+        self.dataset = gr.Dropdown(choices, value=DEFAULT_DATASET, label="Text to learn", elem_id="dataset")
+        with gr.Column(visible=False) as self._own:
+            self.files = gr.File(label="Text files in UTF-8", file_count="multiple", height=140, elem_id="files")
+            self.pasted = gr.Textbox(label="or paste it here", lines=4, max_lines=8, elem_id="pasted")
+
+    def _rest(self, preset: Preset) -> None:
+        """What most trainings leave as it is."""
+        with gr.Accordion("More settings", open=False, elem_id="more"):
+            self.run = gr.Textbox(label="run name", placeholder="made from the text and the preset", elem_id="run-name")
+            datasets = {name: cls.model_fields for name, cls in plugins.datasets().items()}
+            self._dataset_options = PartOptions(datasets, DEFAULT_DATASET, prefix="dataset")
+            tokenizers = {name: _tokenizer_options(name) for name in plugins.tokenizers()}
+            self.tokenizer = gr.Dropdown(list(tokenizers), value=preset.tokenizer, label="tokenizer", elem_id="tokenizer")
+            self._tokenizer_options = PartOptions(tokenizers, preset.tokenizer, prefix="tokenizer")
+            rest = {name: field for name, field in FIELDS.items() if name not in MAIN}
+            self.fields |= controls(rest, defaults(preset), prefix="train")
+
+    def _wire(self) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.dataset.change(self._choose_text, self.dataset, [self._own, *self._dataset_options.groups], **quiet)
+        self.tokenizer.change(self._tokenizer_options.show, self.tokenizer, self._tokenizer_options.groups, **quiet)
+        outputs = [self.preset, self.tokenizer, *self.fields.values()]
+        self.preset.input(self._choose_preset, self.preset, outputs, **quiet)
+        shaping: list[Any] = [self.fields[name] for name in FIELDS if name in ModelConfig.model_fields or name == "batch_size"]
+        gr.on(
+            [field.change for field in shaping],
+            self._describe_size,
+            {self.preset, *self.fields.values()},
+            self.size,
+            trigger_mode="always_last",
+            **quiet,
+        )
+
+    def _choose_text(self, dataset: str) -> list[gr.Column]:
+        return [gr.Column(visible=dataset == OWN_TEXT), *self._dataset_options.show(dataset)]
+
+    def _choose_preset(self, name: str) -> list[Any]:
+        """A preset's summary, tokenizer and values."""
+        preset = PRESETS[name]
+        values = defaults(preset)
+        boxes = (shown(values[name]) if isinstance(box, gr.Textbox) else values[name] for name, box in self.fields.items())
+        return [gr.Radio(info=preset.summary), preset.tokenizer, *boxes]
+
+    def _describe_size(self, values: Values) -> str:
+        preset = PRESETS[values[self.preset]]
+        return size_line(preset, changed(read(self.fields, values), defaults(preset)))
+
+    @property
+    def inputs(self) -> set[Component]:
+        """The controls that `start` reads."""
+        own = {self.dataset, self.files, self.pasted, self.preset, self.tokenizer, self.run}
+        return own | set(self.fields.values()) | self._dataset_options.components | self._tokenizer_options.components
+
+    def start(self, values: Values) -> jobs.Job:
+        """Start the training that the form describes.
+
+        Raises:
+            UserError: a setting or the text cannot be used, or another training is running.
+
+        """
+        from gpt2demo.prepare import configs  # it brings torch along
+
+        preset, dataset, tokenizer = values[self.preset], values[self.dataset], values[self.tokenizer]
+        settings = changed(read(self.fields, values), defaults(PRESETS[preset]))
+        configs(PRESETS[preset], settings)  # complains here and now instead of in the job's log
+        settings["preset"] = preset
+        settings["tokenizer"] = tokenizer if tokenizer != PRESETS[preset].tokenizer else None
+        options = self._tokenizer_options.changed(tokenizer, values)
+        settings["tokenizer_option"] = [f"{name}={value}" for name, value in options.items()]
+        data = self._own_text(values) if dataset == OWN_TEXT else []
+        settings["dataset"] = None if data else spec(dataset, self._dataset_options.changed(dataset, values))
+        stem = f"{data[0].stem if data else dataset}-{preset}"
+        return jobs.start_training(data, run=values[self.run].strip() or None, stem=stem, settings=settings)
+
+    def _own_text(self, values: Values) -> list[Path]:
+        """Uploaded files, or a file with what was pasted."""
+        if values[self.files]:
+            return [Path(path) for path in values[self.files]]
+        if not values[self.pasted].strip():
+            raise DataError("my own text: there is none yet; choose a text file or paste some text")
+        path = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))) / "pasted.txt"
+        path.write_text(values[self.pasted], encoding="utf-8", newline="")
+        return [path]
+
+
+def _tokenizer_options(name: str) -> dict[str, FieldInfo]:
+    """A tokenizer's options but the vocabulary's size, which is a setting of the model."""
+    return {key: field for key, field in plugins.tokenizer_options(name).model_fields.items() if key != "vocab_size"}
+
+
+def defaults(preset: Preset) -> dict[str, Any]:
+    """A preset's values by field name."""
+    return preset.model.model_dump() | preset.train.model_dump()
+
+
+def size_line(preset: Preset, settings: dict[str, Any]) -> str:
+    """Parameters and a rough need of memory, as HTML; or what is wrong with the shape."""
+    try:
+        model = preset.model.with_changes(**{name: v for name, v in settings.items() if name in ModelConfig.model_fields})
+    except Error as error:
+        return f'<span class="wrong">{html.escape(str(error))}</span>'
+    need = memory(model, int(settings.get("batch_size", preset.train.batch_size)))
+    free = psutil.virtual_memory().available
+    fits = "" if need < free else ' class="wrong"'
+    words = f"{_amount(model.n_parameters)} parameters · needs roughly {_gigabytes(need)} of memory"
+    return f"<span{fits}>{words}; {_gigabytes(free)} are free</span>"
+
+
+def memory(model: ModelConfig, batch_size: int) -> int:
+    """Roughly the bytes of a training in float32: weights, gradients and Adam's two moments, what the layers keep, the logits."""
+    tokens = batch_size * model.n_positions
+    kept = tokens * (70 * model.n_embd * model.n_layer + 12 * model.vocab_size)
+    return 16 * model.n_parameters + kept
+
+
+def _amount(number: int) -> str:
+    """A number for people: 812 thousand, 1.6 billion."""
+    for size, word in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return str(number)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -1,0 +1,202 @@
+"""The tab Train: the form on one side, the running training on the other.
+
+A training is a process of its own (jobs.py). This tab starts and stops it and reads its run folder once a second, so a browser
+may close, and another may look on.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+from gradio.components import Component
+
+from gpt2demo import jobs
+from gpt2demo.config import TrainConfig
+from gpt2demo.errors import RunError
+from gpt2demo.run import Run, list_runs, runs_dir
+from gpt2demo.ui.controls import Values
+from gpt2demo.ui.form import TrainingForm
+from gpt2demo.ui.look import TRAINING, VALIDATION
+from gpt2demo.ui.toast import toasting
+from gpt2demo.ui.watch import Progress, Watch
+
+LIVE = ("preparing", "running", "stopping")
+NOTHING_YET = (
+    "<p>Press <b>Start</b>: a small GPT-2 learns the example stories in a minute or two. "
+    "Its losses and what it writes appear here; then talk to it under <b>Chat</b>.</p>"
+)
+
+
+class Session:
+    """What one browser looks at.
+
+    Attributes:
+        watch: the run that it shows, or None while there is none.
+        job: the process of the newest job that it has seen.
+        live: whether the shown run was in work at the last look.
+        sent: what it shows, so that only changes are sent.
+
+    """
+
+    def __init__(self) -> None:
+        self.watch: Watch | None = None
+        self.job: int | None = None
+        self.live = False
+        self.sent: dict[Component, Any] = {}
+
+    def show(self, name: str | None) -> None:
+        """Look at another run."""
+        self.watch = Watch(Run(runs_dir() / name)) if name else None
+        self.live = False
+
+
+class TrainTab:
+    """Builds the tab in the present gr.Tab.
+
+    Attributes:
+        ended: a gr.State that changes whenever a training that was looked at has ended.
+
+    """
+
+    def __init__(self) -> None:
+        self._session = gr.State(Session)
+        self.ended = gr.State(0)
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                self._form = TrainingForm()
+            with gr.Column(scale=7, min_width=320):
+                self._panel()
+        self._wire()
+
+    def _panel(self) -> None:
+        """The running training."""
+        with gr.Row(elem_classes="actions"):
+            self._start = gr.Button("Start", variant="primary", scale=2, min_width=120, elem_id="start")
+            self._stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
+            self._resume = gr.Button("Resume", interactive=False, min_width=80, elem_id="resume")
+        self._progress = gr.HTML(elem_id="progress")
+        self._plot = gr.LinePlot(
+            x="step",
+            y="loss",
+            color="split",
+            x_title="step",
+            y_title="loss (nats per token)",
+            color_title=" ",
+            color_map={"training": TRAINING, "validation": VALIDATION},
+            height=330,
+            visible=False,
+            elem_id="plot",
+        )
+        self._samples = gr.HTML(elem_id="samples")
+        with gr.Accordion("Another run, or a longer one", open=False, elem_id="another"), gr.Row():
+            self._run = gr.Dropdown([], label="show run", elem_id="show-run")
+            self._length = gr.Textbox(label="resume up to step", placeholder="as planned", elem_id="resume-steps")
+
+    def _wire(self) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        shown: list[Component] = [self._run, self._start, self._stop, self._resume, self._progress, self._plot, self._samples]
+        look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": [*shown, self.ended], **quiet}
+        self._start.click(self._on_start, {self._session, *self._form.inputs}, None, **quiet).then(**look)
+        self._stop.click(self._on_stop, self._session, None, **quiet).then(**look)
+        self._resume.click(self._on_resume, {self._session, self._length}, None, **quiet).then(**look)
+        self._run.input(self._on_choice, [self._session, self._run], None, **quiet).then(**look)
+        gr.Timer(1.0).tick(**look)
+        self._plot.select(self._zoom, None, self._plot, **quiet)
+        self._plot.double_click(lambda: gr.LinePlot(x_lim=None), None, self._plot, **quiet)
+
+    # ------------------------------------------------------------------------------------------ what a user does
+
+    @toasting
+    def _on_start(self, values: Values) -> None:
+        values[self._session].show(self._form.start(values).run)
+
+    def _on_stop(self, session: Session) -> None:
+        job = jobs.last()
+        if job and job.alive:
+            job.stop()
+        elif session.watch and session.live:  # somebody trains it in a terminal
+            session.watch.run.stop_file.touch()
+
+    @toasting
+    def _on_resume(self, values: Values) -> None:
+        watch, asked = values[self._session].watch, values[self._length].strip()
+        if watch is None:
+            raise RunError("there is no run to resume yet")
+        progress, steps = watch.progress(None), TrainConfig.create(steps=asked).steps if asked else None
+        if progress.step >= (steps or progress.total) > 0:
+            raise RunError(f"run {progress.name!r}: has done its {progress.step} steps; choose a larger 'resume up to step'")
+        jobs.start_resume(progress.name, steps=steps)
+
+    def _on_choice(self, session: Session, run: str) -> None:
+        session.show(run)
+
+    def _zoom(self, event: gr.SelectData) -> gr.LinePlot:
+        return gr.LinePlot(x_lim=event.index)
+
+    # ------------------------------------------------------------------------------------------ what is seen
+
+    def _look(self, values: Values) -> Any:
+        """What has changed since the last look, by component."""
+        session: Session = values[self._session]
+        job = jobs.last()
+        if session.watch is None or (job and job.alive and job.pid != session.job):
+            session.show(job.run if job and job.alive else next((run.name for run in list_runs()), None))
+        session.job = job.pid if job else None
+        if session.watch is None:
+            return {self._progress: NOTHING_YET}
+        changes = self._drawn(session.watch)
+        progress = session.watch.progress(job)
+        state = self._state(progress)
+        changes |= {component: value for component, value in state.items() if session.sent.get(component) != value}
+        session.sent |= state
+        was_live, session.live = session.live, progress.status in LIVE
+        if was_live and not session.live:
+            changes[self.ended] = values[self.ended] + 1
+        return changes or gr.skip()
+
+    def _drawn(self, watch: Watch) -> dict[Component, Any]:
+        """Plot and texts, where there is something new."""
+        losses, texts = watch.read()
+        changes: dict[Component, Any] = {}
+        if losses:
+            changes[self._plot] = gr.update(value=frame(watch), visible=bool(watch.curve.points))
+        if texts:
+            changes[self._samples] = samples_html(watch)
+        return changes
+
+    def _state(self, progress: Progress) -> dict[Component, Any]:
+        """The line of progress, and what may be pressed."""
+        live = progress.status in LIVE
+        return {
+            self._progress: progress_html(progress),
+            self._stop: gr.update(interactive=live and progress.status != "stopping"),
+            self._resume: gr.update(interactive=not live and progress.step > 0),
+            self._run: gr.update(choices=[run.name for run in list_runs()], value=progress.name),
+        }
+
+
+def frame(watch: Watch) -> pd.DataFrame | None:
+    """The curves as the plot wants them."""
+    rows = [(step, loss, "training") for step, loss in watch.curve.points]
+    rows += [(step, loss, "validation") for step, loss in watch.validation]
+    return pd.DataFrame(rows, columns=["step", "loss", "split"]) if rows else None
+
+
+def progress_html(progress: Progress) -> str:
+    """The line above the plot. Names and errors are quoted, not trusted."""
+    counted = [f"step {progress.step:,} of {progress.total:,}"] if progress.total else []
+    words = "".join(f"<span>{html.escape(fact)}</span>" for fact in [*counted, *progress.facts])
+    error = f'<div class="wrong">{html.escape(progress.error)}</div>' if progress.error else ""
+    name = f'<span class="badge {progress.status}">{progress.status}</span><b>{html.escape(progress.name)}</b>'
+    bar = f'<progress value="{progress.step}" max="{progress.total or 1}"></progress>'
+    return f'<div class="facts">{name}{words}</div>{bar}{error}'
+
+
+def samples_html(watch: Watch) -> str:
+    """What the model wrote at its evaluations, the newest first, as plain text."""
+    texts = [(sample.get("step", 0), html.escape(str(sample.get("text", "")))) for sample in reversed(watch.samples)]
+    cards = [f"<figure><figcaption>step {step:,}</figcaption><pre>{text}</pre></figure>" for step, text in texts]
+    return f"<h3>What it writes</h3>{''.join(cards)}" if cards else ""
