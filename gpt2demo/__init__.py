@@ -32,9 +32,12 @@ from gpt2demo.errors import (
 )
 from gpt2demo.hookspecs import hookimpl
 
+# The rooms `samplers/` and `tokenizers/` are imported first: importing one binds its name here, which the functions then take.
+import gpt2demo.samplers, gpt2demo.tokenizers  # noqa: E401, F401  # isort: skip
+from gpt2demo.plugins import samplers, tokenizers  # isort: skip
+
 if TYPE_CHECKING:
     from gpt2demo.generate import load
-    from gpt2demo.plugins import samplers, tokenizers
     from gpt2demo.trainer import train
 
 # Threads that wait for each other sleep instead of spinning. Spinning gains little on a quiet machine and costs a factor of
@@ -65,8 +68,6 @@ __all__ = [
 
 _LAZY = {
     "load": "gpt2demo.generate",
-    "samplers": "gpt2demo.plugins",
-    "tokenizers": "gpt2demo.plugins",
     "train": "gpt2demo.trainer",
 }
 

@@ -121,9 +121,7 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
 def _encode(documents: Iterable[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
     """The ids of documents behind each other, each followed by the end-of-text id where there is one; and their bytes."""
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    encode: Callable[[str], npt.ArrayLike] = (
-        tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
-    )
+    encode: Callable[[str], npt.ArrayLike] = tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
     end: Ids = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
     parts: list[Ids] = []
     size = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -161,7 +161,7 @@ class Generation(Iterator[str]):
             return len(self.ids) / self._seconds if self._seconds else 0.0
         return (len(self.ids) - 1) / (self._seconds - self.time_to_first_token_ms / 1000)
 
-    def _run(self) -> Iterator[str]:
+    def _run(self) -> Generator[str, None, None]:
         decoder, stops = StreamDecoder(self._tokenizer), StopText(self._config.stop)
         for index in self._tokens():
             yield from self._emit(stops.push(decoder.push(index)))

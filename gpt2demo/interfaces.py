@@ -170,6 +170,10 @@ class Engine(Protocol):
         """
         ...
 
+    def logits(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Logits at every position of (B, T) texts on their own: (B, T, V). Empties the cache. Raises as `feed` does."""
+        ...
+
 
 class Dataset(BaseModel):
     """An example dataset that is made or fetched by code. Its fields are its options, as a sampler's are."""

@@ -136,7 +136,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x), mask, cache)
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
 
 
 class GPT2(nn.Module):

@@ -64,11 +64,15 @@ def test_every_room_has_its_level() -> None:
 def test_imports_point_downward(room: str) -> None:
     for path in rooms()[room]:
         for target in imports(path) & set(LEVEL) - {room}:
-            assert LEVEL[target] < LEVEL[room] or (LEVEL[target] == LEVEL[room] == 0), f"{path.name} imports {target}, which is not below"
+            assert LEVEL[target] < LEVEL[room] or (LEVEL[target] == LEVEL[room] == 0), (
+                f"{path.name} imports {target}, which is not below"
+            )
 
 
 def test_no_room_is_larger_than_a_head_can_hold() -> None:
-    sizes = {path.relative_to(PACKAGE).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    sizes = {
+        path.relative_to(PACKAGE).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")
+    }
     assert {name: size for name, size in sizes.items() if size > 400} == {}
 
 

@@ -33,7 +33,10 @@ def steps(events: list[Event]) -> list[tuple[int, float, float, float]]:
 
 def weights(name: str) -> dict[str, torch.Tensor]:
     newest = checkpoint.newest(find_run(name).checkpoints).path
-    return {**load_file(newest / "model.safetensors"), **{f"o.{k}": v for k, v in load_file(newest / "trainer.safetensors").items()}}
+    return {
+        **load_file(newest / "model.safetensors"),
+        **{f"o.{k}": v for k, v in load_file(newest / "trainer.safetensors").items()},
+    }
 
 
 def assert_same_run(one: str, other: str) -> None:
@@ -92,7 +95,9 @@ def test_the_run_folder_holds_what_the_contract_says(text_file: Path) -> None:
     ids=["plain", "dropout+accumulation", "bf16", "char+epochs"],
 )
 @pytest.mark.parametrize("cuts", [(5,), (1, 2, 6, 11)])
-def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(text_file: Path, settings: dict[str, Any], cuts: tuple[int, ...]) -> None:
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
+    text_file: Path, settings: dict[str, Any], cuts: tuple[int, ...]
+) -> None:
     straight = run_all(text_file, run="straight", **settings)
     pieces = _until(gpt2demo.train(text_file, run="cut", **{**SMALL, "threads": 1, **settings}), cuts[0])
     for cut in (*cuts[1:], 10**9):
@@ -151,7 +156,9 @@ def test_two_trainings_cannot_write_one_run(text_file: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(text_file: Path) -> None:
-    events = gpt2demo.train(text_file, run="a", learning_rate=1e3, grad_clip=0, schedule="constant", save_every=1, **{**SMALL, "steps": 400})
+    events = gpt2demo.train(
+        text_file, run="a", learning_rate=1e3, grad_clip=0, schedule="constant", save_every=1, **{**SMALL, "steps": 400}
+    )
     with pytest.raises(TrainingError, match=r"step \d+: loss .*learning-rate"):
         list(events)
     assert find_run("a").state().status == "failed"
@@ -227,4 +234,7 @@ def test_weight_decay_pulls_matrices_alone() -> None:
     from gpt2demo.optimizers import adamw
 
     optimizer = adamw(GPT2(ModelConfig()), TrainConfig(steps=1, weight_decay=0.3))
-    assert [(group["weight_decay"], {p.dim() for p in group["params"]}) for group in optimizer.param_groups] == [(0.3, {2}), (0.0, {1})]
+    assert [(group["weight_decay"], {p.dim() for p in group["params"]}) for group in optimizer.param_groups] == [
+        (0.3, {2}),
+        (0.0, {1}),
+    ]

@@ -78,6 +78,13 @@ class OnnxEngine:
         last: Floats = self.read(ids)[:, -1]
         return last
 
+    def logits(self, ids: Ids) -> Floats:
+        """Logits at every position, (B, T) -> (B, T, V)."""
+        self.reset()
+        result = self.read(ids)
+        self.reset()
+        return result
+
     def read(self, ids: Ids, mask: Ids | None = None, positions: Ids | None = None) -> Floats:
         """Read (B, T) further ids; give the logits after every one of them. Serves batches with padding too.
 

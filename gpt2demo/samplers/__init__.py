@@ -1,4 +1,4 @@
-"""The built-in samplers, registered through the same hook as any plugin's, and the draw that follows them."""
+"""The built-in samplers, registered through the same hook as any plugin's. Names and meaning are those of transformers."""
 
 from __future__ import annotations
 
@@ -10,5 +10,19 @@ from gpt2demo.interfaces import Sampler
 def gpt2demo_samplers() -> dict[str, type[Sampler]]:
     """The built-in samplers by name."""
     from gpt2demo.samplers.basic import Temperature, TopK, TopP
+    from gpt2demo.samplers.probability import Epsilon, Eta, MinP, Typical
+    from gpt2demo.samplers.repetition import FrequencyPenalty, NoRepeatNgram, PresencePenalty, RepetitionPenalty
 
-    return {"temperature": Temperature, "top-k": TopK, "top-p": TopP}
+    return {
+        "temperature": Temperature,
+        "top-k": TopK,
+        "top-p": TopP,
+        "min-p": MinP,
+        "typical": Typical,
+        "epsilon": Epsilon,
+        "eta": Eta,
+        "repetition-penalty": RepetitionPenalty,
+        "frequency-penalty": FrequencyPenalty,
+        "presence-penalty": PresencePenalty,
+        "no-repeat-ngram": NoRepeatNgram,
+    }

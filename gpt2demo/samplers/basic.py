@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
+from gpt2demo.samplers.ranking import largest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SMALLEST = 1e-38  # below it a float32 has no full precision, and then none at all
 
 
 class Temperature(Sampler):
@@ -19,7 +22,7 @@ class Temperature(Sampler):
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Scaled logits; at 0 everything but the first maximum is -inf."""
-        if self.value == 0:
+        if self.value < SMALLEST:
             best = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             return logits.new_full(logits.shape, float("-inf")).scatter(-1, best, 0.0)
         # Shifted so that the best logit is 0: a tiny temperature then overflows to -inf and never to inf or NaN.
@@ -27,14 +30,17 @@ class Temperature(Sampler):
 
 
 class TopK(Sampler):
-    """Keep the k most likely tokens (Fan et al. 2018, section 5.1); among equal ones those with the lowest ids."""
+    """Keep the k most likely tokens (Fan et al. 2018); among equal ones those with the lowest ids.
+
+    The one difference from transformers, which keeps all that are equal to the k-th.
+    """
 
     k: int = Field(40, ge=1, le=1_000_000, description="how many tokens may be drawn")
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
-        """Exactly k entries survive, also with ties."""
-        ranked = logits.sort(dim=-1, descending=True, stable=True).indices  # (B, V)
-        return logits.scatter(-1, ranked[:, self.k :], float("-inf"))
+        """Exactly k entries survive, also with ties; fewer where fewer were left."""
+        values, ids = largest(logits, min(self.k, logits.shape[-1]))
+        return logits.new_full(logits.shape, float("-inf")).scatter(-1, ids, values)
 
 
 class TopP(Sampler):
@@ -43,7 +49,12 @@ class TopP(Sampler):
     p: float = Field(0.95, gt=0, le=1, description="how much probability may be drawn from")
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
-        """The most likely token always survives."""
-        ranked, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)  # (B, V)
-        before = ranked.cumsum(dim=-1) - ranked  # probability of everything likelier
-        return logits.masked_fill((before >= self.p).scatter(-1, order, before >= self.p), float("-inf"))
+        """The most likely token always survives; among equal ones at the border those with the lowest ids do."""
+        values, ids = largest(logits)
+        not_above = values.flip(-1).softmax(dim=-1).cumsum(dim=-1).flip(-1)  # probability of a token and all below it
+        kept = values.masked_fill(not_above <= 1 - self.p, float("-inf"))
+        return (
+            logits.new_full(logits.shape, float("-inf"))
+            .scatter(-1, ids[:, 1:], kept[:, 1:])
+            .scatter(-1, ids[:, :1], values[:, :1])
+        )

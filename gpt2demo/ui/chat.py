@@ -9,7 +9,7 @@ import html
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
@@ -17,7 +17,7 @@ from gradio.components import Component
 from gpt2demo import plugins
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, parse_spec
 from gpt2demo.errors import Error, RunError
-from gpt2demo.generate import Generation, Model
+from gpt2demo.generate import EngineName, Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
 from gpt2demo.ui.controls import Controls, Values, controls, read, spec
@@ -60,13 +60,13 @@ class SamplerControls:
         self._use: dict[str, gr.Checkbox] = {}
         self._fields: dict[str, Controls] = {}
         usual = {parse_spec(one)[0]: plugins.create_sampler(one).model_dump() for one in DEFAULT_CHAIN}
-        for name, cls in samplers.items():
-            with gr.Group(elem_classes="sampler"):
+        with gr.Group():
+            for name, cls in samplers.items():
                 self._add(name, cls, usual.get(name))
 
     def _add(self, name: str, cls: type[Sampler], usual: dict[str, Any] | None) -> None:
         about = (cls.__doc__ or "").partition("\n")[0].partition(" (")[0]
-        self._use[name] = gr.Checkbox(usual is not None, label=name, info=about, elem_id=f"use-{name}")
+        self._use[name] = gr.Checkbox(usual is not None, label=name, info=about, elem_id=f"use-{name}", elem_classes="use")
         with gr.Column(visible=usual is not None) as box:
             self._fields[name] = controls(cls.model_fields, usual, prefix=f"sampler-{name}")
         self._use[name].change(
@@ -107,33 +107,41 @@ class ChatTab:
             label="Conversation",
             show_label=False,
             render_markdown=False,
-            height=430,
+            height="60vh",
             layout="bubble",
             buttons=[],
             feedback_options=None,
             group_consecutive_messages=False,
-            placeholder=NOTE,
+            placeholder="Begin a text. The model goes on.",
             examples=[{"text": text} for text in EXAMPLES],
             elem_id="chat",
         )
         with gr.Row(elem_classes="prompt"):
             self._prompt = gr.Textbox(
-                placeholder="Begin a text …", show_label=False, container=False, scale=8, lines=1, max_lines=6, elem_id="prompt"
+                placeholder="Begin a text …",
+                show_label=False,
+                container=False,
+                scale=8,
+                min_width=120,
+                lines=1,
+                max_lines=6,
+                elem_id="prompt",
             )
-            self._send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
-            self._stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, visible=False, elem_id="stop-chat")
-            self._clear = gr.Button("Clear", scale=1, min_width=80, elem_id="clear")
-        self._stats = gr.HTML(elem_id="stats")
-        gr.HTML(NOTE, elem_classes="note")
+            self._send = gr.Button("Send", variant="primary", scale=1, min_width=60, elem_id="send")
+            self._stop = gr.Button("Stop", variant="stop", scale=1, min_width=60, visible=False, elem_id="stop-chat")
+            self._clear = gr.Button("Clear", scale=1, min_width=60, elem_id="clear")
+        with gr.Column(elem_classes="under"):
+            self._stats = gr.HTML(elem_id="stats")
+            gr.HTML(f"<span>{NOTE}</span>", elem_classes="note")
 
     def _settings(self) -> None:
-        self.model = gr.Dropdown([], label="Model", info="runs and exports, the newest first", elem_id="model")
-        self._engine = gr.Radio(
-            ["auto", "torch", "onnx"], value="auto", label="Engine", info="what computes; onnx needs an export", elem_id="engine"
-        )
-        fields = {name: GenerateConfig.model_fields[name] for name in ("max_new_tokens", "seed")}
-        self._length = controls(fields, prefix="chat")
-        self._one_line = gr.Checkbox(True, label="stop at the end of the line", elem_id="one-line")
+        with gr.Group():
+            self.model = gr.Dropdown([], label="Model", info="runs and exports, the newest first", elem_id="model")
+            words: dict[str, Any] = {"label": "Engine", "info": "what computes; onnx needs an export", "elem_id": "engine"}
+            self._engine = gr.Radio(list(get_args(EngineName)), value="auto", **words)
+            fields = {name: GenerateConfig.model_fields[name] for name in ("max_new_tokens", "seed")}
+            self._length = controls(fields, prefix="chat")
+            self._one_line = gr.Checkbox(True, label="stop at the end of the line", elem_id="one-line")
         with gr.Accordion("Samplers, applied from top to bottom", elem_id="samplers"):
             self._samplers = SamplerControls(plugins.samplers())
 
@@ -150,7 +158,7 @@ class ChatTab:
         gr.on([self._send.click, self._prompt.submit], **answer)
         self._chat.example_select(self._take_example, None, self._prompt, **quiet).then(**answer)
         self._stop.click(self._on_stop, self._talk, None, **quiet)
-        self._clear.click(self._on_clear, self._talk, [self._chat, self._stats], **quiet)
+        gr.on([self._clear.click, self._chat.clear], self._on_clear, self._talk, [self._chat, self._stats], **quiet)
 
     # ------------------------------------------------------------------------------------------ which model
 

@@ -19,7 +19,7 @@ from gpt2demo.errors import DataError, Error
 from gpt2demo.ui.controls import Controls, PartOptions, Values, changed, controls, read, shown, spec
 
 DEFAULT_DATASET, DEFAULT_PRESET = "tales", "nano"
-OWN_TEXT = "own text"
+OWN_TEXT = "my own text"
 MAIN = ("steps", "epochs", "batch_size", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "learning_rate")
 FIELDS = {**ModelConfig.model_fields, **TrainConfig.model_fields}
 
@@ -39,10 +39,9 @@ class TrainingForm:
 
     def _text(self) -> None:
         """Where the text comes from: an example dataset, files, or what is pasted."""
-        found = plugins.datasets()
-        names = sorted(found, key=lambda name: (name != DEFAULT_DATASET, name))
-        choices = [(f"{name}: {found[name].summary}", name) for name in names] + [("my own text", OWN_TEXT)]
-        self.dataset = gr.Dropdown(choices, value=DEFAULT_DATASET, label="Text to learn", elem_id="dataset")
+        names = sorted(plugins.datasets(), key=lambda name: (name != DEFAULT_DATASET, name))
+        words: dict[str, Any] = {"label": "Text to learn", "info": _about_text(DEFAULT_DATASET), "elem_id": "dataset"}
+        self.dataset = gr.Dropdown([*names, OWN_TEXT], value=DEFAULT_DATASET, **words)
         with gr.Column(visible=False) as self._own:
             self.files = gr.File(label="Text files in UTF-8", file_count="multiple", height=140, elem_id="files")
             self.pasted = gr.Textbox(label="or paste it here", lines=4, max_lines=8, elem_id="pasted")
@@ -61,7 +60,7 @@ class TrainingForm:
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.dataset.change(self._choose_text, self.dataset, [self._own, *self._dataset_options.groups], **quiet)
+        self.dataset.input(self._choose_text, self.dataset, [self.dataset, self._own, *self._dataset_options.groups], **quiet)
         self.tokenizer.change(self._tokenizer_options.show, self.tokenizer, self._tokenizer_options.groups, **quiet)
         outputs = [self.preset, self.tokenizer, *self.fields.values()]
         self.preset.input(self._choose_preset, self.preset, outputs, **quiet)
@@ -75,8 +74,9 @@ class TrainingForm:
             **quiet,
         )
 
-    def _choose_text(self, dataset: str) -> list[gr.Column]:
-        return [gr.Column(visible=dataset == OWN_TEXT), *self._dataset_options.show(dataset)]
+    def _choose_text(self, dataset: str) -> list[Any]:
+        about = gr.Dropdown(info=_about_text(dataset))
+        return [about, gr.Column(visible=dataset == OWN_TEXT), *self._dataset_options.show(dataset)]
 
     def _choose_preset(self, name: str) -> list[Any]:
         """A preset's summary, tokenizer and values."""
@@ -114,17 +114,26 @@ class TrainingForm:
         data = self._own_text(values) if dataset == OWN_TEXT else []
         settings["dataset"] = None if data else spec(dataset, self._dataset_options.changed(dataset, values))
         stem = f"{data[0].stem if data else dataset}-{preset}"
-        return jobs.start_training(data, run=values[self.run].strip() or None, stem=stem, settings=settings)
+        return jobs.start_training(data, run=shown(values[self.run]).strip() or None, stem=stem, settings=settings)
 
     def _own_text(self, values: Values) -> list[Path]:
         """Uploaded files, or a file with what was pasted."""
         if values[self.files]:
             return [Path(path) for path in values[self.files]]
-        if not values[self.pasted].strip():
-            raise DataError("my own text: there is none yet; choose a text file or paste some text")
+        pasted = shown(values[self.pasted])
+        if not pasted.strip():
+            raise DataError(f"{OWN_TEXT}: there is none yet; choose a text file or paste some text")
         path = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))) / "pasted.txt"
-        path.write_text(values[self.pasted], encoding="utf-8", newline="")
+        path.write_text(pasted, encoding="utf-8", newline="")
         return [path]
+
+
+def _about_text(dataset: str) -> str:
+    return (
+        "a file or some lines; some hundred kilobytes are a good start"
+        if dataset == OWN_TEXT
+        else plugins.datasets()[dataset].summary
+    )
 
 
 def _tokenizer_options(name: str) -> dict[str, FieldInfo]:

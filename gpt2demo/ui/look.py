@@ -32,8 +32,6 @@ def theme() -> Base:
         block_border_color_dark="*neutral_800",
         block_title_text_color="*neutral_700",
         block_label_text_color="*neutral_600",
-        block_title_text_size="*text_sm",
-        block_info_text_size="*text_xs",
         input_background_fill="white",
         input_background_fill_dark="*neutral_950",
         input_border_color="*neutral_300",

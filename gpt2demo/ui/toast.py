@@ -37,4 +37,4 @@ def toasting(handler: Handler) -> Handler:
 
 def toast(error: Error) -> gr.Error:
     """The message, as text: it may quote names and texts that are not ours."""
-    return gr.Error(html.escape(str(error), quote=False), print_exception=False, title="That did not work")
+    return gr.Error(html.escape(str(error), quote=False), print_exception=False)

@@ -11,19 +11,20 @@ from typing import Any
 
 import gradio as gr
 import pandas as pd
-from gradio.components import Component
+from gradio.blocks import Block
 
 from gpt2demo import jobs
 from gpt2demo.config import TrainConfig
 from gpt2demo.errors import RunError
 from gpt2demo.run import Run, list_runs, runs_dir
-from gpt2demo.ui.controls import Values
+from gpt2demo.ui.controls import Values, shown
 from gpt2demo.ui.form import TrainingForm
 from gpt2demo.ui.look import TRAINING, VALIDATION
 from gpt2demo.ui.toast import toasting
 from gpt2demo.ui.watch import Progress, Watch
 
 LIVE = ("preparing", "running", "stopping")
+NEW_SAMPLES = 3
 NOTHING_YET = (
     "<p>Press <b>Start</b>: a small GPT-2 learns the example stories in a minute or two. "
     "Its losses and what it writes appear here; then talk to it under <b>Chat</b>.</p>"
@@ -45,7 +46,7 @@ class Session:
         self.watch: Watch | None = None
         self.job: int | None = None
         self.live = False
-        self.sent: dict[Component, Any] = {}
+        self.sent: dict[Block, Any] = {}
 
     def show(self, name: str | None) -> None:
         """Look at another run."""
@@ -91,14 +92,27 @@ class TrainTab:
             elem_id="plot",
         )
         self._samples = gr.HTML(elem_id="samples")
-        with gr.Accordion("Another run, or a longer one", open=False, elem_id="another"), gr.Row():
+        with (
+            gr.Accordion("Another run, or a longer one", open=False, visible=False, elem_id="another") as self._another,
+            gr.Row(),
+        ):
             self._run = gr.Dropdown([], label="show run", elem_id="show-run")
             self._length = gr.Textbox(label="resume up to step", placeholder="as planned", elem_id="resume-steps")
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        shown: list[Component] = [self._run, self._start, self._stop, self._resume, self._progress, self._plot, self._samples]
-        look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": [*shown, self.ended], **quiet}
+        shown = [
+            self._start,
+            self._stop,
+            self._resume,
+            self._progress,
+            self._plot,
+            self._samples,
+            self._another,
+            self._run,
+            self.ended,
+        ]
+        look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": shown, **quiet}
         self._start.click(self._on_start, {self._session, *self._form.inputs}, None, **quiet).then(**look)
         self._stop.click(self._on_stop, self._session, None, **quiet).then(**look)
         self._resume.click(self._on_resume, {self._session, self._length}, None, **quiet).then(**look)
@@ -122,7 +136,7 @@ class TrainTab:
 
     @toasting
     def _on_resume(self, values: Values) -> None:
-        watch, asked = values[self._session].watch, values[self._length].strip()
+        watch, asked = values[self._session].watch, shown(values[self._length]).strip()
         if watch is None:
             raise RunError("there is no run to resume yet")
         progress, steps = watch.progress(None), TrainConfig.create(steps=asked).steps if asked else None
@@ -157,24 +171,27 @@ class TrainTab:
             changes[self.ended] = values[self.ended] + 1
         return changes or gr.skip()
 
-    def _drawn(self, watch: Watch) -> dict[Component, Any]:
+    def _drawn(self, watch: Watch) -> dict[Block, Any]:
         """Plot and texts, where there is something new."""
         losses, texts = watch.read()
-        changes: dict[Component, Any] = {}
+        changes: dict[Block, Any] = {}
         if losses:
             changes[self._plot] = gr.update(value=frame(watch), visible=bool(watch.curve.points))
         if texts:
             changes[self._samples] = samples_html(watch)
         return changes
 
-    def _state(self, progress: Progress) -> dict[Component, Any]:
+    def _state(self, progress: Progress) -> dict[Block, Any]:
         """The line of progress, and what may be pressed."""
         live = progress.status in LIVE
+        names = [run.name for run in list_runs()]
         return {
             self._progress: progress_html(progress),
+            self._start: gr.update(variant="secondary" if live else "primary"),
             self._stop: gr.update(interactive=live and progress.status != "stopping"),
             self._resume: gr.update(interactive=not live and progress.step > 0),
-            self._run: gr.update(choices=[run.name for run in list_runs()], value=progress.name),
+            self._another: gr.update(visible=True),
+            self._run: gr.update(choices=sorted({*names, progress.name}), value=progress.name),
         }
 
 
@@ -187,16 +204,19 @@ def frame(watch: Watch) -> pd.DataFrame | None:
 
 def progress_html(progress: Progress) -> str:
     """The line above the plot. Names and errors are quoted, not trusted."""
-    counted = [f"step {progress.step:,} of {progress.total:,}"] if progress.total else []
-    words = "".join(f"<span>{html.escape(fact)}</span>" for fact in [*counted, *progress.facts])
-    error = f'<div class="wrong">{html.escape(progress.error)}</div>' if progress.error else ""
-    name = f'<span class="badge {progress.status}">{progress.status}</span><b>{html.escape(progress.name)}</b>'
+    done = f"step {progress.step:,} of {progress.total:,}" if progress.total else ""
+    counted = f"<span>{' · '.join(filter(None, [done, progress.left]))}</span>"
+    head = f'<span class="badge {progress.status}">{progress.status}</span><b>{html.escape(progress.name)}</b>{counted}'
     bar = f'<progress value="{progress.step}" max="{progress.total or 1}"></progress>'
-    return f'<div class="facts">{name}{words}</div>{bar}{error}'
+    facts = "".join(f"<span>{html.escape(fact)}</span>" for fact in progress.facts)
+    error = f'<div class="wrong">{html.escape(progress.error)}</div>' if progress.error else ""
+    return f'<div class="head">{head}</div>{bar}<div class="facts">{facts}</div>{error}'
 
 
 def samples_html(watch: Watch) -> str:
     """What the model wrote at its evaluations, the newest first, as plain text."""
     texts = [(sample.get("step", 0), html.escape(str(sample.get("text", "")))) for sample in reversed(watch.samples)]
     cards = [f"<figure><figcaption>step {step:,}</figcaption><pre>{text}</pre></figure>" for step, text in texts]
-    return f"<h3>What it writes</h3>{''.join(cards)}" if cards else ""
+    new, old = "".join(cards[:NEW_SAMPLES]), "".join(cards[NEW_SAMPLES:])
+    earlier = f"<details><summary>earlier</summary>{old}</details>" if old else ""
+    return f"<h3>What it writes</h3>{new}{earlier}" if cards else ""

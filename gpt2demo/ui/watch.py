@@ -61,7 +61,8 @@ class Progress:
     Attributes:
         status: `preparing`, `stopping` or a run's status.
         step, total: steps done and to do.
-        facts: short phrases: losses, speed, time left.
+        facts: short phrases: losses, speed.
+        left: the time left while it runs, or nothing.
         error: why it failed.
 
     """
@@ -71,6 +72,7 @@ class Progress:
     step: int = 0
     total: int = 0
     facts: tuple[str, ...] = ()
+    left: str = ""
     error: str | None = None
 
 
@@ -135,19 +137,19 @@ class Watch:
         if status == "running" and self.run.stop_file.exists():
             status = "stopping"
         step, total = max(self.state.step, int(self._last.get("step", 0))), self.state.total_steps
-        return Progress(self.run.name, status, step, total, tuple(self._facts(status, total - step)), error)
+        pace = sum(self._seconds) / len(self._seconds) if status == "running" and self._seconds else 0.0
+        left = f"{duration(pace * (total - step))} left" if pace else ""
+        return Progress(self.run.name, status, step, total, tuple(self._facts(pace)), left, error)
 
-    def _facts(self, status: str, left: int) -> list[str]:
-        """Losses; while it runs also the speed and the time left."""
+    def _facts(self, pace: float) -> list[str]:
+        """Losses; while it runs also the speed, from the seconds that a step takes."""
         facts = []
         if points := self.curve.points:
             facts.append(f"training loss {points[-1][1]:.3f}")
         if self.validation:
             facts.append(f"validation loss {self.validation[-1][1]:.3f}")
-        if status == "running" and self._seconds:
-            pace = sum(self._seconds) / len(self._seconds)
+        if pace:
             facts.append(f"{self._tokens_per_step / pace:,.0f} tokens/s")
-            facts.append(f"{duration(pace * left)} left")
         return facts
 
 

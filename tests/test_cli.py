@@ -1,0 +1,192 @@
+"""The command line as a user meets it: real processes, real exit codes, one-line errors, results on stdout alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from gpt2demo import checkpoint
+from gpt2demo.run import find_run
+
+TINY = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 24 --batch-size 4 --steps 6 --eval-batches 1 --sample-tokens 20".split()
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("gpt2demo: error: ")]
+    assert len(errors) == 1, done.stderr
+    assert len(errors[0]) <= 400
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in errors[0]
+    assert done.stdout == ""
+
+
+@pytest.fixture
+def trained(cli: Cli, text_file: Path) -> str:
+    done = cli("train", text_file, "--run", "mine", *TINY)
+    assert done.returncode == 0, done.stderr
+    return "mine"
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    """And no plugin: their names come from the metadata of what is installed."""
+    code = (
+        "import sys\nfrom gpt2demo.cli import app\n"
+        "for words in (['--help'], ['--version'], ['generate', '--help'], ['train', '--help']):\n"
+        "    app(words, standalone_mode=False)\n"
+        "heavy = {'torch', 'gradio', 'onnxruntime', 'transformers', 'tokenizers'} & set(sys.modules)\n"
+        "plugins = {name for name in sys.modules if name.startswith('gpt2demo_')}\n"
+        "assert not heavy | plugins, heavy | plugins"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "top-k" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["ui", "train", "resume", "chat", "generate", "eval", "export", "runs", "plugins", "data"])
+def test_every_command_has_help(cli: Cli, command: str) -> None:
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") > 5
+
+
+def test_training_prints_the_folder_on_stdout_and_the_rest_on_stderr(cli: Cli, text_file: Path, tmp_path: Path) -> None:
+    done = cli("train", text_file, "--run", "mine", *TINY)
+    assert done.returncode == 0
+    assert done.stdout == f"{tmp_path}/runs/mine\n"
+    assert "validation loss" in done.stderr
+    assert "tokens/s" in done.stderr
+
+
+def test_the_original_names_of_settings_work(cli: Cli, text_file: Path) -> None:
+    words = (
+        "--embed-dim 16 --num-heads 2 --num-layers 1 --max-seq-len 24 --num-epochs 0.02 --batch-size 4 --sample-tokens 0".split()
+    )
+    assert cli("train", text_file, "--run", "old", *words).returncode == 0
+    info = find_run("old").info()
+    assert (info["model"]["n_embd"], info["model"]["n_head"], info["model"]["n_layer"], info["model"]["n_positions"]) == (
+        16,
+        2,
+        1,
+        24,
+    )
+    assert info["train"]["epochs"] == 0.02
+
+
+def test_generate_prints_the_text_or_json(cli: Cli, trained: str) -> None:
+    plain = cli("generate", trained, "--prompt", "Line", "--max-new-tokens", 20, "--seed", 1)
+    assert plain.returncode == 0
+    assert plain.stdout.startswith("Line")
+    again = cli("generate", "--prompt", "Line", "--max-new-tokens", 20, "--seed", 1, "--json")
+    result = json.loads(again.stdout)
+    expected = {"prompt", "text", "ids", "engine", "provider", "time_to_first_token_ms", "tokens_per_second"}
+    assert set(result) >= expected
+    assert (result["prompt"], result["engine"], result["provider"], len(result["ids"])) == ("Line", "torch", "cpu", 20)
+    assert bytes(result["ids"]).decode(errors="replace") == result["text"]
+
+
+def test_chat_answers_each_line_until_quit(cli: Cli, trained: str) -> None:
+    done = cli("chat", trained, "--max-new-tokens", 5, "--seed", 1, "--no-stop", stdin="Line 1\nLine 2\nquit\nLine 3\n")
+    assert done.returncode == 0
+    assert "does not follow instructions" in done.stderr
+    answers = [cli("generate", trained, "--prompt", f"Line {n}", "--max-new-tokens", 5, "--seed", 1).stdout for n in (1, 2)]
+    assert done.stdout == "".join(answer.removeprefix(f"Line {n}") for n, answer in enumerate(answers, start=1))
+
+
+def test_train_can_go_on_to_a_chat(cli: Cli, text_file: Path) -> None:
+    done = cli("train", text_file, *TINY, "--chat", stdin="Line\nquit\n")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") >= 2
+
+
+def test_eval_measures_the_validation_split_or_files(cli: Cli, trained: str, text_file: Path) -> None:
+    own, other = json.loads(cli("eval", trained, "--json").stdout), json.loads(cli("eval", trained, text_file, "--json").stdout)
+    assert set(own) >= {"loss", "perplexity", "bits_per_byte", "tokens"}
+    assert own["bits_per_byte"] == pytest.approx(own["loss"] / 0.6931, rel=0.01)
+    assert other["tokens"] == len(text_file.read_bytes()) - 1
+
+
+def test_lists_are_json_on_request(cli: Cli, trained: str) -> None:
+    (run,) = json.loads(cli("runs", "--json").stdout)
+    assert (run["name"], run["status"], run["step"]) == (trained, "finished", 6)
+    plugins = json.loads(cli("plugins", "--json").stdout)
+    assert all(set(plugin) == {"distribution", "version", "module", "hooks", "status", "error"} for plugin in plugins)
+    assert "tales" in [dataset["name"] for dataset in json.loads(cli("data", "--json").stdout)]
+    assert trained in cli("runs").stdout
+
+
+def test_an_example_dataset_can_be_printed(cli: Cli) -> None:
+    assert cli("data", "tales:stories=3,seed=5").stdout.count("\n") == 3
+
+
+def test_resume_continues(cli: Cli, trained: str) -> None:
+    done = cli("resume", trained, "--steps", 9)
+    assert done.returncode == 0, done.stderr
+    assert find_run(trained).state().step == 9
+    assert_one_line_error(cli("resume", trained), 2, "has done all its 9 steps", "--steps")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["frobnicate"], ["frobnicate"]),
+        (["train", "none.txt"], ["none.txt", "no such file"]),
+        (["train", "--n-layer", "many"], ["n_layer", "many"]),
+        (["train", "--n-layer", "0"], ["n_layer", "'0'", "greater than or equal to 1"]),
+        (["train", "--preset", "huge"], ["huge", "nano"]),
+        (["train", "--tokenizer", "nope"], ["nope", "byte"]),
+        (["train", "--dataset", "nope"], ["nope", "tales"]),
+        (["train", "--tokenizer-option", "x"], ["KEY=VALUE"]),
+        (["train", "--optimizer", "nope", "--dataset", "tales:stories=200"], ["nope", "adamw"]),
+        (["generate"], ["no run", "gpt2demo train"]),
+        (["generate", "nope"], ["nope"]),
+        (["generate", "--temperature", "-1"], ["temperature", "-1"]),
+        (["export"], ["--onnx"]),
+        (["resume", "nope"], ["nope"]),
+        (["eval", "nope"], ["nope"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli, words: list[str], expected: list[str]) -> None:
+    assert_one_line_error(cli(*words), 2, *expected)
+
+
+def test_debug_shows_the_traceback(cli: Cli) -> None:
+    done = cli("train", "none.txt", "--debug")
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1
+
+
+def test_options_of_the_program_may_stand_anywhere(cli: Cli, trained: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    assert json.loads(cli("runs", "--json", "--runs-dir", elsewhere).stdout) == []
+    assert json.loads(cli("--runs-dir", elsewhere, "runs", "--json").stdout) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_a_checkpoint(text_file: Path, tmp_path: Path, number: int, code: int) -> None:
+    words = [*TINY, "--steps", "100000", "--eval-every", "100000", "--save-every", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2demo", "train", str(text_file), "--run", "cut", *words],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    metrics = tmp_path / "runs" / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_bytes().count(b"batch") >= 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+    run = find_run("cut")
+    assert run.state().status == "interrupted"
+    assert checkpoint.newest(run.checkpoints).step == run.state().step >= 3
