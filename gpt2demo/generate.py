@@ -7,6 +7,7 @@ engine, with and without a cache.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -189,7 +190,7 @@ class Generation(Iterator[str]):
         self._engine.reset()
         for position in range(len(self.prompt), ids.shape[1]):
             start = time.perf_counter()
-            logits = torch.from_numpy(self._logits(ids[:, :position].numpy()))
+            logits = torch.from_numpy(self._logits(ids[:, :position].numpy()))[:, : self._tokenizer.vocab_size]
             index = self._draw(logits, ids[:, :position], contexts, position)
             ids[0, position] = index
             self._count(index, time.perf_counter() - start)
@@ -330,6 +331,6 @@ def checked(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
     name = type(sampler).__name__
     if result.shape != before.shape:
         raise SettingError(f"sampler {name}: gave shape {tuple(result.shape)} for {tuple(before.shape)}")
-    if not bool((result.amax(dim=-1).isfinite()).all()):  # amax carries NaN and +inf through; all -inf gives -inf
+    if not math.isfinite(result.amax(dim=-1).double().sum()):  # amax carries NaN and +inf through; all -inf gives -inf
         raise SettingError(f"sampler {name}: left nothing that can be drawn, or gave NaN")
     return result

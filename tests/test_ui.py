@@ -500,7 +500,7 @@ def test_a_newcomer_trains_chats_and_exports(served: Served, browser: Browser) -
 
 @pytest.mark.browser
 def test_text_is_shown_as_text_and_asks_nobody(served: Served, browser: Browser) -> None:
-    text = '<img src="http://evil.example/a"> ![b](http://evil.example/b) <script>window.bad = 1</script> ${7*7}\n  two  spaces &'
+    text = '<img src="http://evil.example/a"> ![b](http://evil.example/b) <script>window.bad = 1</script> ${7*7}\n  two  spaces\n\n &'
     run = Run(served.runs / "tales-nano")
     if not run.exists:
         pytest.skip("needs the run of the journey")
@@ -508,8 +508,8 @@ def test_text_is_shown_as_text_and_asks_nobody(served: Served, browser: Browser)
     visitor = Visitor(browser, served.url)
     expect(visitor.page.locator("#samples pre").first).to_have_text(text)
     visitor.tab("Chat")
-    visitor.ask(text)
-    assert visitor.page.locator("#chat .message").first.inner_text() == text
+    visitor.ask(f" {text}")
+    assert visitor.page.locator("#chat .message").first.text_content() == f" {text}"
     assert visitor.page.evaluate("window.bad") is None
     assert visitor.foreign == []
 

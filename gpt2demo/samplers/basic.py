@@ -53,8 +53,4 @@ class TopP(Sampler):
         values, ids = largest(logits)
         not_above = values.flip(-1).softmax(dim=-1).cumsum(dim=-1).flip(-1)  # probability of a token and all below it
         kept = values.masked_fill(not_above <= 1 - self.p, float("-inf"))
-        return (
-            logits.new_full(logits.shape, float("-inf"))
-            .scatter(-1, ids[:, 1:], kept[:, 1:])
-            .scatter(-1, ids[:, :1], values[:, :1])
-        )
+        return logits.scatter(-1, ids[:, 1:], kept[:, 1:])

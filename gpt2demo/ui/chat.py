@@ -25,6 +25,7 @@ from gpt2demo.ui.toast import toast, toasting
 
 NOTE = "Base models continue your text; they do not follow instructions. Every message starts afresh."
 EXAMPLES = ("Once upon a time, there was a little", "One morning, a small bear named", "Long ago, a curious girl")
+QUOTED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 FRAME = 0.05  # seconds between two pictures of a growing answer
 NO_SAMPLER = spec("temperature", {"value": 1})  # changes nothing; an empty chain would mean the default one
 
@@ -195,7 +196,7 @@ class ChatTab:
         if values[self.model] is None:
             raise RunError("there is no model yet; train one first")
         bubble = {"role": "assistant", "content": ""}
-        talk.messages = [*talk.messages, {"role": "user", "content": _text(prompt)}, bubble]
+        talk.messages = [*talk.messages, {"role": "user", "content": as_html(prompt)}, bubble]
         talk.stopping = False
         yield {self._chat: talk.messages, self._prompt: "", self._stats: "", **self._writing(True)}
         try:
@@ -204,7 +205,7 @@ class ChatTab:
                 if generation.dropped:
                     gr.Warning(f"The context is shorter than the prompt: its first {generation.dropped} tokens are not read.")
                 for text in _growing(generation, talk):
-                    bubble["content"] = _text(text)
+                    bubble["content"] = as_html(text)
                     yield {self._chat: talk.messages}
                 yield {self._stats: _stats(model, generation), **self._writing(False)}
         except Error as error:
@@ -230,9 +231,10 @@ def _growing(generation: Generation, talk: Conversation) -> Iterator[str]:
     yield generation.text
 
 
-def _text(text: str) -> str:
-    """Text as HTML that shows exactly this text."""
-    return html.escape(text, quote=False)
+def as_html(text: str) -> str:
+    """HTML that shows exactly this text. Line breaks and leading space are quoted too, for Gradio would clean them up."""
+    first = f"&#{ord(text[0])};" if text[:1].isspace() else text[:1].translate(QUOTED)
+    return first + text[1:].translate(QUOTED)
 
 
 def _stats(model: Model, generation: Generation) -> str:
