@@ -30,7 +30,7 @@ from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, SettingError, TokenizerError, UserError
 from gpt2demo.interfaces import HasTokenizerJson, Tokenizer
 from gpt2demo.model import GPT2
-from gpt2demo.storage import new_folder, read_json, remove_temporaries, require_space, sha256, write_json
+from gpt2demo.storage import new_folder, read_json, remove_temporaries, require_space, sha256, unwritable, write_json
 
 FORMAT = 1
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -177,11 +177,11 @@ def save(
         CheckpointError: the disk is full or refused; what was there before is untouched.
     """
     folder.mkdir(exist_ok=True)
-    target = folder / f"step-{progress['step']:08d}"
+    target = folder / folder_name(progress["step"])
     tokenizer, _ = load_tokenizer(tokenizer_folder)
     require_space(folder, 4 * sum(p.numel() for p in model.parameters()) * 4)  # weights and two moments, and room to spare
-    if target.exists():
-        shutil.rmtree(target)  # the same step again, after a resume: not valid any more or about to be equal
+    if target.exists():  # of this step, but damaged: a run goes on from the newest whole one
+        _discard(target)
     try:
         with new_folder(target) as temporary:
             write_model(model, tokenizer, temporary)
@@ -193,6 +193,11 @@ def save(
     except SafetensorError as error:
         raise CheckpointError(f"{target}: could not be written ({error})") from None
     return verify(target)
+
+
+def folder_name(step: int) -> str:
+    """What a checkpoint's folder is called."""
+    return f"step-{step:08d}"
 
 
 def flatten_state(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -228,8 +233,16 @@ def prune(folder: Path, keep: int) -> None:
     kept |= {best.path for best in [best_of(checkpoints)] if best}
     for checkpoint in checkpoints:
         if checkpoint.path not in kept:
-            (checkpoint.path / "manifest.json").unlink()  # from here on it is no checkpoint, whatever happens to the rest
-            shutil.rmtree(checkpoint.path)
+            _discard(checkpoint.path)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint folder; from the first moment on it is no checkpoint, whatever happens to the rest."""
+    try:
+        (path / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def clean(folder: Path) -> None:
@@ -286,7 +299,10 @@ def valid_checkpoints(folder: Path, *, verified: bool = True) -> Iterator[Checkp
     """The usable checkpoints of a run, newest first; damaged ones are passed over with a warning."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            yield verify(path) if verified else _describe(path)
+            found = verify(path) if verified else _describe(path)
+            if path.name != folder_name(found.step):
+                raise CheckpointError(f"{path}: holds step {found.step}, which is another folder's")
+            yield found
         except CheckpointError as error:
             warnings.warn(f"{error}; passed over", stacklevel=2)
 

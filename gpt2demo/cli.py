@@ -96,10 +96,14 @@ def train(
     tokenizer: TokenizerOption = None,
     tokenizer_option: TokenizerOptions = None,
     chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    verify_resume: Annotated[
+        bool, typer.Option("--verify-resume", help="first prove that a cut training resumes exactly")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train a new model on text files or an example dataset. Prints the run's folder."""
     from gpt2demo import trainer
+    from gpt2demo.verification import check_resume
 
     options = dict(_pair(option) for option in tokenizer_option or [])
     given = {name: value for name, value in settings.items() if value is not None}
@@ -112,6 +116,7 @@ def train(
             tokenizer=tokenizer,
             tokenizer_options=options,
             stop=signals.stop,
+            check=(lambda made: check_resume(made, say)) if verify_resume else lambda made: None,
             **given,
         )
         name = _follow(events)

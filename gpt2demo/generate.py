@@ -305,7 +305,8 @@ def _load_export(folder: Path, device: DeviceName) -> Model:
 
 def _load_checkpoint(found: Run | Path, device: DeviceName) -> Model:
     """A run's newest checkpoint, or a named one, on PyTorch."""
-    from gpt2demo.engines.torch import TorchEngine, torch_device
+    from gpt2demo.engines.torch import TorchEngine
+    from gpt2demo.hardware import torch_device
 
     where = torch_device(device)
     saved = checkpoint.newest(found.checkpoints) if isinstance(found, Run) else checkpoint.verify(found)

@@ -117,10 +117,13 @@ class Sampler(BaseModel):
 
     Its fields are its options: numbers with a range (`ge`, `le`) and a `description` become options of the command line and
     controls of the web page. It is plain tensor code without branches on values where that is possible, so that it can be
-    traced into an ONNX graph.
+    traced into an ONNX graph; one that cannot says `traceable = False`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    traceable: ClassVar[bool] = True
+    """Whether `__call__` can be traced into an ONNX graph. One with a state, or that branches on values, says False."""
 
     def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
         """Reshape one step's logits.

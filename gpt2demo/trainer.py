@@ -8,13 +8,11 @@ from weights, optimizer state and step, whatever the code around the loop draws 
 
 from __future__ import annotations
 
-import ctypes
 import math
-import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,17 @@ from torch import Tensor
 from gpt2demo import checkpoint, plugins
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.data import Windows, load_ids, load_sizes
-from gpt2demo.engines.torch import TorchEngine, torch_device
-from gpt2demo.errors import RunError, TrainingError
+from gpt2demo.engines.torch import TorchEngine
+from gpt2demo.errors import CheckpointError, RunError, TrainingError
 from gpt2demo.evaluate import token_losses
 from gpt2demo.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
 from gpt2demo.generate import Model
+from gpt2demo.hardware import keep_freed_memory, out_of_memory, torch_device, training_dtype
 from gpt2demo.model import GPT2
 from gpt2demo.prepare import create_run
 from gpt2demo.run import Run, State, Status, find_run, now
+from gpt2demo.schedule import learning_rate, total_steps
+from gpt2demo.storage import remove_temporaries
 
 
 def train(
@@ -44,6 +45,7 @@ def train(
     tokenizer: str | None = None,
     tokenizer_options: dict[str, str] | None = None,
     stop: StopRequest = lambda: None,
+    check: Callable[[Run], None] = lambda run: None,
     **settings: Any,
 ) -> Iterator[Event]:
     """Train a new model.
@@ -56,6 +58,7 @@ def train(
         tokenizer: a tokenizer by name; the preset's when left out.
         tokenizer_options: its options, values as text.
         stop: asked after each step; a reason ends the run with a checkpoint.
+        check: called with the prepared run before it is trained; what it raises ends everything.
         settings: fields of `ModelConfig` and `TrainConfig`.
 
     Yields:
@@ -67,7 +70,8 @@ def train(
     """
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
     made = create_run(paths, preset, run, dataset, tokenizer, tokenizer_options or {}, settings)
-    yield from _train(made, stop)
+    check(made)
+    yield from train_run(made, stop)
 
 
 def resume(
@@ -83,20 +87,19 @@ def resume(
     Raises:
         RunError: there is no such run, or it has nothing left to do.
     """
-    found = find_run(run)
-    info = found.info()
-    if steps is not None or epochs is not None:
-        config = TrainConfig.create(**{**info["train"], "steps": steps, "epochs": epochs})
-        found.write_info({**info, "train": config.model_dump()})
-    yield from _train(found, stop)
+    length = {} if steps is None and epochs is None else {"steps": steps, "epochs": epochs}
+    yield from train_run(find_run(run), stop, **length)
 
 
-def _train(run: Run, stop: StopRequest) -> Iterator[Event]:
-    """Train a prepared run to its end under its lock, and keep its state.json true whatever happens."""
-    info = run.info()
+def train_run(run: Run, stop: StopRequest, **length: float | None) -> Iterator[Event]:
+    """Train a prepared run to its end (or a new one) under its lock, and keep its state.json true whatever happens."""
     with run.lock():
         run.stop_file.unlink(missing_ok=True)
+        info = run.info()
+        info["train"] = TrainConfig.create(**{**info["train"], **length}).model_dump()
         training = Training(run, info)
+        if length:
+            run.write_info(info)
         run.write_state(training.state("running"))
         try:
             yield from training.events(stop)
@@ -107,7 +110,8 @@ def _train(run: Run, stop: StopRequest) -> Iterator[Event]:
             raise
         except BaseException as error:
             line = " ".join(str(error).split())[:300] or type(error).__name__
-            run.write_state(training.state("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", line))
+            with suppress(CheckpointError):  # a full disk takes no state either; the lock's owner is gone all the same
+                run.write_state(training.state("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", line))
             raise
 
 
@@ -156,6 +160,7 @@ class Training:
 
     def _restore(self) -> None:
         """Take up the newest checkpoint, if there is one, and forget the records of steps after it."""
+        remove_temporaries(self.run.path)
         checkpoint.clean(self.run.checkpoints)
         if not any(self.run.checkpoints.glob("step-*")):
             self.run.forget_after(-1)
@@ -178,7 +183,13 @@ class Training:
     def _surroundings(self) -> dict[str, Any]:
         """What a bit-exact continuation depends on besides the files."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": self.device.type, "dtype": dtype}
+        return {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+            "dtype": dtype,
+        }
 
     def _compiled(self) -> Callable[..., Tensor]:
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
@@ -208,7 +219,7 @@ class Training:
             if reason:
                 self.status = reason
                 break
-            yield self._advance()
+            yield self._step()
             yield from self._at_intervals()
         if self.step != self._saved_step:
             yield self.save_now()
@@ -236,6 +247,21 @@ class Training:
         dtype = str(self.dtype).removeprefix("torch.")
         parameters = self.model_config.n_parameters
         return Started(self.run.name, self.step, self.total_steps, parameters, tokens, self.device.type, dtype)
+
+    def _step(self) -> Step:
+        """One optimizer step; when memory runs out, say what would fit."""
+        try:
+            return self._advance()
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        # Outside of the except block: the traceback would keep the step's tensors alive.
+        count, accumulation, shape = self.config.batch_size, self.config.grad_accumulation, self.model_config
+        smaller = f"--batch-size {count // 2} --grad-accumulation {accumulation * 2}" if count > 1 else "a smaller --n-positions"
+        raise TrainingError(
+            f"step {self.step + 1}: out of memory with {count} sequences of {shape.n_positions} positions and "
+            f"{shape.n_parameters:,} parameters; try {smaller}"
+        )
 
     def _advance(self) -> Step:
         """One optimizer step over `grad_accumulation` batches."""
@@ -324,43 +350,3 @@ class Training:
         self.run.write_state(self.state("running"))
         checkpoint.prune(self.run.checkpoints, self.config.keep)
         return Saved(self.step, saved.path, saved.validation_loss)
-
-
-def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """The rate of step number `step` (from 0): a linear warm-up, then a cosine to the minimum, or constant."""
-    warmup = min(config.warmup_steps, total // 5)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - warmup) / max(1, total - warmup)
-    low = config.min_learning_rate
-    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def total_steps(config: TrainConfig, windows_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
-    if config.steps is not None:
-        return config.steps
-    return max(1, math.ceil((config.epochs or 1) * windows_per_epoch / (config.batch_size * config.grad_accumulation)))
-
-
-def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format that a setting means; `auto` is bfloat16 where the hardware computes in it, else float32."""
-    if name != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.bfloat16 if fast else torch.float32
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to reuse freed pages instead of giving them back: page faults cost up to a third of a step on the CPU."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        m_trim_threshold, m_mmap_threshold = -1, -3  # names and numbers of malloc.h
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_threshold, 2**30)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -14,15 +14,15 @@ import gpt2demo
 PACKAGE = Path(gpt2demo.__file__).parent
 LEVELS: list[set[str]] = [
     {"errors", "interfaces", "hookspecs"},
-    {"config", "storage"},
+    {"config", "storage", "hardware"},
     {"tokenizers", "samplers", "datasets", "optimizers"},
-    {"plugins", "model", "run"},
+    {"plugins", "model", "run", "schedule"},
     {"checkpoint", "data", "events"},
     {"engines", "prepare"},
     {"generate"},
     {"evaluate"},
     {"trainer", "export", "testing"},
-    {"jobs", "options", "terminal"},
+    {"jobs", "options", "terminal", "verification"},
     {"ui"},
     {"cli"},
     {"__main__"},

@@ -33,8 +33,8 @@ PAIRS = [
     Case("eta", lambda u: f"eta:cutoff={u**4}", lambda u: theirs.EtaLogitsWarper(u**4, device="cpu")),
     Case(
         "repetition-penalty",
-        lambda u: f"repetition-penalty:penalty={3 * u}",
-        lambda u: theirs.RepetitionPenaltyLogitsProcessor(3 * u),
+        lambda u: f"repetition-penalty:penalty={0.01 + 3 * u}",
+        lambda u: theirs.RepetitionPenaltyLogitsProcessor(0.01 + 3 * u),
     ),
     Case(
         "no-repeat-ngram",

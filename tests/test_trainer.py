@@ -19,7 +19,7 @@ from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.errors import DataError, RunError, SettingError, TrainingError
 from gpt2demo.events import Ended, Evaluation, Event, Sample, Saved, Started, Step
 from gpt2demo.run import Run, find_run
-from gpt2demo.trainer import learning_rate
+from gpt2demo.schedule import learning_rate
 
 
 def run_all(*args: Any, **settings: Any) -> list[Event]:

@@ -327,6 +327,7 @@ class Served:
             "GRADIO_ALLOWED_PATHS": "/",
             "GRADIO_MCP_SERVER": "True",
         }
+        hostile |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
         environment = {**os.environ, **folders, **hostile, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
         command = [sys.executable, "-m", "gpt2demo", "ui", "--port", "0", "--no-browser"]
         self.process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)

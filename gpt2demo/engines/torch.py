@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
-from gpt2demo.errors import SettingError
 from gpt2demo.model import GPT2, KeyValueCache
 
 
@@ -63,21 +60,3 @@ class TorchEngine:
         self.model.train(training)
         result: npt.NDArray[np.float32] = logits.float().cpu().numpy()
         return result
-
-
-def torch_device(name: str) -> torch.device:
-    """The device that a setting means; `auto` is the first of NVIDIA GPU, Apple GPU, CPU that is there.
-
-    Raises:
-        SettingError: it is not there.
-    """
-    there: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }
-    if name == "auto":
-        name = next(device for device, available in there.items() if available())
-    if not there[name]():
-        raise SettingError(f"device={name!r}: this machine has none that torch can use; try --device auto")
-    return torch.device(name)

@@ -17,7 +17,7 @@ LARGEST = 3.4028234663852886e38  # of float32
 class RepetitionPenalty(Sampler):
     """Make every token of the text so far less likely, once, the prompt's too (Keskar et al. 2019)."""
 
-    penalty: float = Field(1.2, gt=0, le=100, description="above 1 avoids repetition, below 1 seeks it, 1 changes nothing")
+    penalty: float = Field(1.2, ge=0.01, le=100, description="above 1 avoids repetition, below 1 seeks it, 1 changes nothing")
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Positive logits are divided, negative ones multiplied; finite ones stay finite."""

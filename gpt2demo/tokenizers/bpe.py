@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, Field, StrictInt, ValidationError
 
+from gpt2demo.config import describe
 from gpt2demo.errors import CheckpointError, Error, TokenizerError
 from gpt2demo.storage import read_json
 from gpt2demo.tokenizers.byte import byte_symbols, check_ids, utf8
@@ -234,8 +235,7 @@ class Vocabulary:
         try:
             file = TokenizerFile.model_validate(stored)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise TokenizerError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (is no BPE like GPT-2's)") from None
+            raise TokenizerError(f"is no BPE like GPT-2's: {describe(error)}") from None
         specials = {token.content: token.id for token in file.added_tokens}
         ids = {token: number for token, number in file.model.vocab.items() if specials.get(token) != number}
         if sorted([*ids.values(), *specials.values()]) != list(range(len(ids) + len(specials))):

@@ -81,7 +81,7 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
     Raises:
         TokenizerError: one is not.
     """
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+    if len(ids) and not 0 <= min(ids) <= max(ids) < vocab_size:
         wrong = next(index for index in ids if not 0 <= index < vocab_size)
         raise TokenizerError(f"id {wrong}: is outside the vocabulary of {vocab_size}")
 

@@ -32,6 +32,7 @@ def build() -> gr.Blocks:
                 with gr.Tab(title):
                     plugin_tab(title)
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        page.load(**train.look)
         gr.on([page.load, train.ended.change], chat.newest, None, chat.model, **quiet)
         gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **quiet)
         gr.on([page.load, train.ended.change, export_tab.select], export.refresh, export.run, export.run, **quiet)
@@ -43,7 +44,7 @@ def plugin_tab(title: str) -> None:
     registry = plugins.registry()
     try:
         registry.part("tabs", title)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         plugin = registry.owner("tabs", title)
         plugin.fail(error)
         gr.HTML(f'<p class="wrong">{html.escape(f"{plugin.title} could not fill this tab: {plugin.error}")}</p>')

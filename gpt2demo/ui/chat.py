@@ -21,7 +21,7 @@ from gpt2demo.generate import EngineName, Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
 from gpt2demo.ui.controls import Controls, Values, controls, read, spec
-from gpt2demo.ui.toast import toast, toasting
+from gpt2demo.ui.toast import toast, toasting, warn
 
 NOTE = "Base models continue your text; they do not follow instructions. Every message starts afresh."
 EXAMPLES = ("Once upon a time, there was a little", "One morning, a small bear named", "Long ago, a curious girl")
@@ -200,10 +200,10 @@ class ChatTab:
         talk.stopping = False
         yield {self._chat: talk.messages, self._prompt: "", self._stats: "", **self._writing(True)}
         try:
-            with self._loaded.borrow(values[self.model], values[self._engine]) as model:
+            with self._loaded.borrow(values[self.model], values[self._engine], warn) as model:
                 generation = model.generate(prompt, config)
                 if generation.dropped:
-                    gr.Warning(f"The context is shorter than the prompt: its first {generation.dropped} tokens are not read.")
+                    warn(f"the prompt is longer than the context; its first {generation.dropped} tokens are not read")
                 for text in _growing(generation, talk):
                     bubble["content"] = as_html(text)
                     yield {self._chat: talk.messages}

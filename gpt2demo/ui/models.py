@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,17 +47,23 @@ class Loaded:
         self._kept = kept
         self._idle: list[tuple[Key, Model]] = []
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     @contextmanager
-    def borrow(self, name: str, engine: EngineName) -> Iterator[Model]:
+    def borrow(self, name: str, engine: EngineName, warn: Callable[[str], object] = print) -> Iterator[Model]:
         """A model for one answer; a run that was trained on or exported since is loaded anew.
+
+        Args:
+            name: a MODEL.
+            engine: what shall compute.
+            warn: told what the loading warns of, such as an export that is older than its run.
 
         Raises:
             Error: it cannot be loaded.
 
         """
         key = (name, engine, max(_version(path) for path in (runs_dir() / name, exports_dir() / name, Path(name))))
-        model = self._take(key) or load(name, engine=engine)
+        model = self._take(key) or self._load(name, engine, warn)
         try:
             yield model
         finally:
@@ -71,3 +78,13 @@ class Loaded:
                     del self._idle[place]
                     return model
         return None
+
+    def _load(self, name: str, engine: EngineName, warn: Callable[[str], object]) -> Model:
+        """Load a model, one at a time, and pass on our own warnings."""
+        with self._loading, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", module="gpt2demo")
+            model = load(name, engine=engine)
+        for warning in caught:
+            warn(str(warning.message))
+        return model

@@ -38,3 +38,8 @@ def toasting(handler: Handler) -> Handler:
 def toast(error: Error) -> gr.Error:
     """The message, as text: it may quote names and texts that are not ours."""
     return gr.Error(html.escape(str(error), quote=False), print_exception=False)
+
+
+def warn(text: str) -> None:
+    """A toast that does not end the handler."""
+    gr.Warning(html.escape(text, quote=False))

@@ -38,6 +38,7 @@ class Session:
         watch: the run that it shows, or None while there is none.
         job: the process of the newest job that it has seen.
         live: whether the shown run was in work at the last look.
+        zoomed: whether the plot may still be zoomed to a part of another run.
         sent: what it shows, so that only changes are sent.
 
     """
@@ -45,13 +46,13 @@ class Session:
     def __init__(self) -> None:
         self.watch: Watch | None = None
         self.job: int | None = None
-        self.live = False
+        self.live = self.zoomed = False
         self.sent: dict[Block, Any] = {}
 
     def show(self, name: str | None) -> None:
         """Look at another run."""
         self.watch = Watch(Run(runs_dir() / name)) if name else None
-        self.live = False
+        self.live, self.zoomed = False, True
 
 
 class TrainTab:
@@ -59,6 +60,7 @@ class TrainTab:
 
     Attributes:
         ended: a gr.State that changes whenever a training that was looked at has ended.
+        look: an event listener's arguments: show how it stands now.
 
     """
 
@@ -112,12 +114,12 @@ class TrainTab:
             self._run,
             self.ended,
         ]
-        look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": shown, **quiet}
-        self._start.click(self._on_start, {self._session, *self._form.inputs}, None, **quiet).then(**look)
-        self._stop.click(self._on_stop, self._session, None, **quiet).then(**look)
-        self._resume.click(self._on_resume, {self._session, self._length}, None, **quiet).then(**look)
-        self._run.input(self._on_choice, [self._session, self._run], None, **quiet).then(**look)
-        gr.Timer(1.0).tick(**look)
+        self.look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": shown, **quiet}
+        self._start.click(self._on_start, {self._session, *self._form.inputs}, None, **quiet).then(**self.look)
+        self._stop.click(self._on_stop, self._session, None, **quiet).then(**self.look)
+        self._resume.click(self._on_resume, {self._session, self._length}, None, **quiet).then(**self.look)
+        self._run.input(self._on_choice, [self._session, self._run], None, **quiet).then(**self.look)
+        gr.Timer(1.0).tick(**self.look)
         self._plot.select(self._zoom, None, self._plot, **quiet)
         self._plot.double_click(lambda: gr.LinePlot(x_lim=None), None, self._plot, **quiet)
 
@@ -161,7 +163,7 @@ class TrainTab:
         session.job = job.pid if job else None
         if session.watch is None:
             return {self._progress: NOTHING_YET}
-        changes = self._drawn(session.watch)
+        changes = self._drawn(session, session.watch)
         progress = session.watch.progress(job)
         state = self._state(progress)
         changes |= {component: value for component, value in state.items() if session.sent.get(component) != value}
@@ -171,12 +173,14 @@ class TrainTab:
             changes[self.ended] = values[self.ended] + 1
         return changes or gr.skip()
 
-    def _drawn(self, watch: Watch) -> dict[Block, Any]:
-        """Plot and texts, where there is something new."""
+    def _drawn(self, session: Session, watch: Watch) -> dict[Block, Any]:
+        """Plot and texts, where there is something new. The plot stays zoomed as long as it shows the same run."""
         losses, texts = watch.read()
         changes: dict[Block, Any] = {}
         if losses:
-            changes[self._plot] = gr.update(value=frame(watch), visible=bool(watch.curve.points))
+            zoom = {"x_lim": None} if session.zoomed else {}
+            changes[self._plot] = gr.update(value=frame(watch), visible=bool(watch.curve.points), **zoom)
+            session.zoomed = False
         if texts:
             changes[self._samples] = samples_html(watch)
         return changes
@@ -198,7 +202,7 @@ class TrainTab:
 def frame(watch: Watch) -> pd.DataFrame | None:
     """The curves as the plot wants them."""
     rows = [(step, loss, "training") for step, loss in watch.curve.points]
-    rows += [(step, loss, "validation") for step, loss in watch.validation]
+    rows += [(step, loss, "validation") for step, loss in watch.validation if step]  # from step 0 it would be one long line
     return pd.DataFrame(rows, columns=["step", "loss", "split"]) if rows else None
 
 
