@@ -75,7 +75,6 @@ def hugging_face_config(config: ModelConfig, eos_id: int | None) -> dict[str, An
         **config.model_dump(exclude={"dropout"}),
         "n_inner": None,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
-        "initializer_range": 0.02,
         "layer_norm_epsilon": 1e-5,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
@@ -84,7 +83,6 @@ def hugging_face_config(config: ModelConfig, eos_id: int | None) -> dict[str, An
         "use_cache": True,
         "bos_token_id": eos_id,
         "eos_token_id": eos_id,
-        "dtype": "float32",
     }
 
 
@@ -94,9 +92,10 @@ def model_config(stored: dict[str, Any]) -> ModelConfig:
     Raises:
         CheckpointError: a value is missing or impossible.
     """
-    names = [name for name in ModelConfig.model_fields if name != "dropout"]
+    names = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
+    rest = {"dropout": stored.get("resid_pdrop", 0.0), "initializer_range": stored.get("initializer_range", 0.02)}
     try:
-        return ModelConfig.create(dropout=stored.get("resid_pdrop", 0.0), **{name: stored[name] for name in names})
+        return ModelConfig.create(**rest, **{name: stored[name] for name in names})
     except KeyError as error:
         raise CheckpointError(f"config.json: {error} is missing") from None
     except SettingError as error:
@@ -148,10 +147,12 @@ def write_tokenizer_json(tokenizer: Tokenizer, n_positions: int, folder: Path) -
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def write_model(model: GPT2, tokenizer: Tokenizer, folder: Path) -> None:
+def write_model(model: GPT2, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model as a Hugging Face folder, with tokenizer.json where the tokenizer can be expressed so."""
-    save_file(to_hugging_face(model), folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", hugging_face_config(model.config, tokenizer.eos_id))
+    weights = {name: tensor.to(dtype) for name, tensor in to_hugging_face(model).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = hugging_face_config(model.config, tokenizer.eos_id)
+    write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
     ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends})
     write_tokenizer_json(tokenizer, model.config.n_positions, folder)
@@ -161,7 +162,7 @@ def save(
     folder: Path,
     model: GPT2,
     tokenizer_folder: Path,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     progress: dict[str, Any],
 ) -> Checkpoint:
     """Write a checkpoint into the folder of checkpoints; it appears whole or not at all.
@@ -170,7 +171,7 @@ def save(
         folder: `checkpoints/` of a run.
         model: the weights.
         tokenizer_folder: the run's tokenizer, copied along so that a checkpoint can stand alone.
-        optimizer: its state is saved.
+        optimizer: its state is saved; None at step 0, where it has none.
         progress: what the trainer needs besides, as JSON; `step` and `validation_loss` are in it.
 
     Raises:
@@ -186,7 +187,7 @@ def save(
         with new_folder(target) as temporary:
             write_model(model, tokenizer, temporary)
             shutil.copytree(tokenizer_folder, temporary / "tokenizer")
-            tensors, rest = flatten_state(optimizer.state_dict())
+            tensors, rest = flatten_state(optimizer.state_dict() if optimizer else {"state": {}, "param_groups": []})
             save_file(tensors, temporary / "trainer.safetensors", metadata={"format": "pt"})
             write_json(temporary / "trainer.json", {**progress, "optimizer": rest})
             write_manifest(temporary)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from gpt2demo import __version__
 from gpt2demo.config import PRESETS, GenerateConfig, ModelConfig, TrainConfig
@@ -22,7 +21,7 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import catch_signals, line, messages, printable, say, show_training
+from gpt2demo.terminal import catch_signals, line, messages, print_list, printable, say, show_training
 from gpt2demo.terminal import chat as chat_in_terminal
 
 app = typer.Typer(
@@ -95,6 +94,9 @@ def train(
     preset: PresetOption = "nano",
     tokenizer: TokenizerOption = None,
     tokenizer_option: TokenizerOptions = None,
+    init_from: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="start from a run's, checkpoint's or Hugging Face folder's weights")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
     verify_resume: Annotated[
         bool, typer.Option("--verify-resume", help="first prove that a cut training resumes exactly")
@@ -115,6 +117,7 @@ def train(
             dataset=dataset,
             tokenizer=tokenizer,
             tokenizer_options=options,
+            init_from=init_from,
             stop=signals.stop,
             check=(lambda made: check_resume(made, say)) if verify_resume else lambda made: None,
             **given,
@@ -265,15 +268,29 @@ def evaluate(
 def export(
     model: ModelArgument = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="the same as --format onnx")] = False,
+    huggingface: Annotated[bool, typer.Option("--huggingface", help="the same as --format huggingface")] = False,
     format: Annotated[str | None, typer.Option(help="an export format by name")] = None,  # noqa: A002  # the option's name
+    dtype: Annotated[str | None, typer.Option(metavar="fp32|fp16|bf16", help="the weights' numbers; default: fp32")] = None,
     output: Annotated[Path | None, typer.Option(help="the folder to write; default: exports/NAME")] = None,
 ) -> None:
     """Write a model in another format, and prove that it is the same model. Prints the folder."""
     from gpt2demo.export import export_model
 
-    if onnx == bool(format):
-        raise SettingError("give --onnx, or one --format NAME")
-    print(export_model(model, "onnx" if onnx else str(format), output, report=say))
+    chosen = [name for name, given in (("onnx", onnx), ("huggingface", huggingface), (format, format)) if given]
+    if len(chosen) != 1:
+        raise SettingError("give --onnx, --huggingface, or one --format NAME")
+    print(export_model(model, str(chosen[0]), output, dtype=dtype, report=say))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="a Hugging Face GPT-2 folder, or a hub name where there is a network")],
+    run: Annotated[str | None, typer.Option(help="the run's name; default: made from the source's")] = None,
+) -> None:
+    """Take in a GPT-2 from Hugging Face as a run. Prints the run's folder."""
+    from gpt2demo.importing import import_model
+
+    print(import_model(source, run=run, report=say).path)
 
 
 @app.command()
@@ -281,7 +298,7 @@ def runs(as_json: JsonOption = False) -> None:
     """List the runs, the newest first."""
     from gpt2demo.run import list_runs, summary
 
-    _print_list([summary(run) for run in list_runs()], as_json)
+    print_list([summary(run) for run in list_runs()], as_json)
 
 
 @app.command()
@@ -291,7 +308,7 @@ def plugins(as_json: JsonOption = False) -> None:
 
     from gpt2demo.plugins import registry
 
-    _print_list([asdict(plugin) for plugin in registry().plugins], as_json)
+    print_list([asdict(plugin) for plugin in registry().plugins], as_json)
 
 
 @app.command()
@@ -304,7 +321,7 @@ def data(
     from gpt2demo.plugins import create_dataset, datasets
 
     if name is None:
-        _print_list([{"name": key, "summary": cls.summary} for key, cls in datasets().items()], as_json)
+        print_list([{"name": key, "summary": cls.summary} for key, cls in datasets().items()], as_json)
     elif as_json:
         print(json.dumps(list(create_dataset(name).documents())))
     else:
@@ -328,31 +345,6 @@ def _pip(*words: Any) -> int:
 
     command, arguments = words
     return subprocess.call([sys.executable, "-m", "pip", command, *arguments])
-
-
-def _print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A list as JSON, or as a table for people."""
-    if as_json:
-        print(json.dumps(rows))
-        return
-    if not rows:
-        say("nothing here yet")
-        return
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 240).print(table, markup=False)
-
-
-def _cell(value: Any) -> str:
-    """A value in a table."""
-    if isinstance(value, dict):
-        return "; ".join(
-            f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items()
-        )
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

@@ -72,6 +72,8 @@ class ModelConfig(Config):
     n_layer: int = Field(4, ge=1, le=256, description="layers (transformer blocks)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability while training")
 
+    initializer_range: float = Field(0.02, gt=0, le=1, description="deviation of the weights at the start; GPT-2's is 0.02")
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.n_embd % self.n_head:
@@ -101,6 +103,7 @@ class TrainConfig(Config):
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the gradient's mean")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    freeze_layers: int = Field(0, ge=0, description="first layers, with the embeddings, that are not trained")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="part of the text that is kept for validation")
     eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: ten a run)")
     eval_batches: int = Field(20, ge=1, description="batches an evaluation looks at, in each split")
@@ -181,8 +184,10 @@ def _openai(summary: str, n_layer: int, n_head: int, n_embd: int) -> Preset:
 PRESETS: dict[str, Preset] = {
     "nano": Preset(
         summary="learns the example stories on a laptop's CPU in about a minute",
-        model=ModelConfig(n_positions=128, n_embd=128, n_head=4, n_layer=4),
-        train=TrainConfig(batch_size=16, steps=1200, learning_rate=3e-3, warmup_steps=60),
+        model=ModelConfig(vocab_size=1024, n_positions=128, n_embd=192, n_head=6, n_layer=2, initializer_range=0.07),
+        train=TrainConfig(batch_size=16, steps=700, learning_rate=3e-3, warmup_steps=40),
+        tokenizer="bpe",
+        tokenizer_options={"vocab_size": "1024"},
     ),
     "seed": Preset(
         summary="the original program: 3.2 million parameters, Adam at a constant 3e-4",

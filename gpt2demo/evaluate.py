@@ -62,7 +62,7 @@ def evaluate(model: Model, paths: Sequence[Path] = ()) -> Score:
         ids = np.array([index for text in texts for index in model.tokenizer.encode(text)], dtype=np.int64)
         return score(model.engine, ids, sum(len(text.encode()) for text in texts))
     run = Run(model.path.parent.parent)
-    if not run.exists:
+    if not (run.data / "data.json").is_file():
         raise RunError(f"{model.path}: belongs to no run with a validation split; name the text files to evaluate on")
     return score(model.engine, load_ids(run.data, "validation"), load_sizes(run.data)["validation"].bytes)
 

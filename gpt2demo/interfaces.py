@@ -49,7 +49,8 @@ class Tokenizer(Protocol):
         """A tokenizer for these texts.
 
         Options are further keyword-only parameters with a type and a default: the command line (`--tokenizer-option
-        KEY=VALUE`) and the web page read them from the signature. A parameter called `vocab_size` receives `--vocab-size`.
+        KEY=VALUE`) and the web page read them from the signature. `Annotated[int, Field(ge=…, le=…, description=…)]` gives a
+        range and help. A parameter called `vocab_size` receives `--vocab-size`.
         """
         ...
 
@@ -196,13 +197,16 @@ class Exporter(Protocol):
 
     summary: ClassVar[str]
     """One line for lists."""
+    dtypes: ClassVar[tuple[str, ...]]
+    """The number formats that it can write the weights in, such as `fp32`, `fp16`; the first is the usual one."""
 
-    def export(self, checkpoint: Path, folder: Path, *, report: Callable[[str], None]) -> None:
+    def export(self, checkpoint: Path, folder: Path, *, dtype: str, report: Callable[[str], None]) -> None:
         """Write the export of a checkpoint folder into an existing empty folder, and prove it.
 
         Args:
             checkpoint: a checkpoint folder that has been verified.
             folder: where to write. The caller moves it into place when this returns and removes it when it raises.
+            dtype: one of `dtypes`.
             report: called with one line of text at each stage.
 
         Raises:

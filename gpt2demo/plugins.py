@@ -255,7 +255,7 @@ def create_dataset(spec: str) -> Dataset:
 def tokenizer_options(name: str) -> type[BaseModel]:
     """The options of a tokenizer, read from the keyword-only parameters of its `train`: names, types, defaults."""
     cls = registry().part("tokenizers", name)
-    hints = get_type_hints(cls.train)
+    hints = get_type_hints(cls.train, include_extras=True)  # with the ranges and help that `Annotated` carries
     parameters = [p for p in signature(cls.train).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     fields: dict[str, Any] = {p.name: (hints.get(p.name, str), p.default) for p in parameters}
     return create_model(f"{name} options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)

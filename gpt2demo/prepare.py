@@ -11,12 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gpt2demo import checkpoint, plugins
 from gpt2demo.config import ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
 from gpt2demo.data import Source, Windows, load_ids, prepare, read_files, with_newline
 from gpt2demo.errors import SettingError
+from gpt2demo.importing import Start, find_start, write_start
 from gpt2demo.interfaces import Tokenizer
+from gpt2demo.model import GPT2
 from gpt2demo.run import Run, new_run, now
 
 DEFAULT_DATASET = "tales"
@@ -30,6 +34,7 @@ def create_run(
     tokenizer: str | None,
     tokenizer_options: dict[str, str],
     settings: dict[str, Any],
+    init_from: str | None = None,
 ) -> Run:
     """Make a run folder from text and settings; see `gpt2demo.train` for the arguments.
 
@@ -37,25 +42,68 @@ def create_run(
         UserError: something cannot be used. Nothing is left behind.
     """
     base = find_preset(preset)
+    start = find_start(init_from) if init_from is not None else None
+    if start:
+        base = starting_from(start, base, tokenizer or tokenizer_options, settings)
     model, train = configs(base, settings)
+    check_layers(model, train)
     if paths and dataset:
         raise SettingError(f"--dataset {dataset}: give either text files or an example dataset")
     dataset = dataset or (None if paths else DEFAULT_DATASET)
     documents, sources = read_dataset(dataset) if dataset else read_files(paths)
     stem = dataset.partition(":")[0] if dataset else paths[0].stem
-    run = new_run(name, f"{stem}-{preset}")
+    run = new_run(name, f"{stem}-{start.name if start else preset}")
     try:
         kind = tokenizer or base.tokenizer
         options = dict(base.tokenizer_options if kind == base.tokenizer else {}) | tokenizer_options
-        asked = None if settings.get("vocab_size") is None else model.vocab_size
-        trained = make_tokenizer(kind, documents, options, asked)
+        asked = model.vocab_size if start or settings.get("vocab_size") is not None else None
+        trained = start.tokenizer if start else make_tokenizer(kind, documents, options, asked)
         model = with_vocabulary(model, trained, asked)
         _fill(run, documents, trained, kind, model, train)
-        run.write_info(_info(preset, model, train, kind, options, dataset, sources))
+        if start:
+            write_start(run, reshaped(start.model, model))
+        run.write_info({**_info(preset, model, train, kind, options, dataset, sources), "init_from": start and start.origin})
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
+
+
+def starting_from(start: Start, base: Preset, tokenizer: Any, settings: dict[str, Any]) -> Preset:
+    """A preset with a model's shape and tokenizer in place of its own.
+
+    Raises:
+        SettingError: the settings ask for another tokenizer, another shape or a longer context.
+    """
+    if tokenizer:
+        raise SettingError(f"tokenizer={tokenizer!r}: the model {start.name!r} has its own, {start.kind!r}; leave it out")
+    shape = start.model.config
+    for name in ("vocab_size", "n_embd", "n_head", "n_layer"):
+        if settings.get(name) is not None and str(settings[name]) != str(getattr(shape, name)):
+            own = f"{name}={getattr(shape, name)}"
+            raise SettingError(f"{name}={settings[name]}: the model {start.name!r} to start from has {own}; leave it out")
+    asked = shape.with_changes(n_positions=settings.get("n_positions") or shape.n_positions).n_positions
+    if asked > shape.n_positions:
+        raise SettingError(
+            f"n_positions={asked}: the model {start.name!r} to start from has {shape.n_positions}; give at most that"
+        )
+    return base.model_copy(update={"model": shape, "tokenizer": start.kind, "tokenizer_options": {}})
+
+
+def reshaped(model: GPT2, config: ModelConfig) -> GPT2:
+    """The same weights in a model with another dropout or a shorter context: the positions behind it are cut off."""
+    with torch.device("meta"):
+        result = GPT2(config)
+    weights = model.state_dict()
+    weights["wpe.weight"] = weights["wpe.weight"][: config.n_positions].clone()
+    result.load_state_dict(weights, assign=True)
+    return result
+
+
+def check_layers(model: ModelConfig, train: TrainConfig) -> None:
+    """Raise a SettingError when more layers are to be frozen than there are."""
+    if train.freeze_layers > model.n_layer:
+        raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; give at most that")
 
 
 def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
@@ -126,8 +174,6 @@ def _info(
     sources: Sequence[Source],
 ) -> dict[str, Any]:
     """The content of run.json."""
-    import torch
-
     owner = plugins.registry().owner("tokenizers", tokenizer)
     return {
         "created": now(),

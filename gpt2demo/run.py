@@ -33,6 +33,7 @@ FORMAT = 1
 RUNS_DIR = "GPT2DEMO_RUNS_DIR"
 EXPORTS_DIR = "GPT2DEMO_EXPORTS_DIR"
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -292,6 +293,8 @@ def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_expor
             return Run(path)
         if is_checkpoint(path) or is_export(path):
             return path
+    if Path(name).suffix in PICKLES:
+        raise RunError(f"model {name!r}: is a pickle, which can run any code when it is read; save it as safetensors where it was made")
     names = ", ".join(run.name for run in list_runs()[:8]) or "none yet"
     raise RunError(f"model {name!r}: is no run, checkpoint or export folder; runs in {runs_dir()}: {names}")
 

@@ -1,19 +1,22 @@
-"""What the terminal shows and hears: a progress bar for a training, the chat, signals. Messages go to stderr."""
+"""What the terminal shows and hears: a progress bar for a training, the chat, lists, signals. Messages go to stderr."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
 from gpt2demo.errors import UserError
+from gpt2demo.hookspecs import PROJECT
 
 if TYPE_CHECKING:
     from gpt2demo.config import GenerateConfig
@@ -161,3 +164,26 @@ def _ask() -> str | None:
         messages.print("> ", end="")
     typed = sys.stdin.readline()
     return typed.rstrip("\r\n") if typed else None
+
+
+def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A list as JSON, or as a table for people."""
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        say("nothing here yet")
+        return
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 240).print(table, markup=False)
+
+
+def _cell(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, dict):
+        return "; ".join(
+            f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items()
+        )
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -36,6 +36,9 @@ from gpt2demo.schedule import learning_rate, total_steps
 from gpt2demo.storage import remove_temporaries
 
 
+ADVICE = "Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
+
+
 def train(
     data: str | Path | Sequence[str | Path] = (),
     *,
@@ -44,6 +47,7 @@ def train(
     dataset: str | None = None,
     tokenizer: str | None = None,
     tokenizer_options: dict[str, str] | None = None,
+    init_from: str | None = None,
     stop: StopRequest = lambda: None,
     check: Callable[[Run], None] = lambda run: None,
     **settings: Any,
@@ -57,6 +61,8 @@ def train(
         dataset: an example dataset instead of files, `NAME` or `NAME:key=value,…`; `tales` when there are no files either.
         tokenizer: a tokenizer by name; the preset's when left out.
         tokenizer_options: its options, values as text.
+        init_from: a run, checkpoint or Hugging Face folder whose weights, shape and tokenizer the new run starts with;
+            `n_positions` may shorten its context, `freeze_layers` keeps its first layers as they are.
         stop: asked after each step; a reason ends the run with a checkpoint.
         check: called with the prepared run before it is trained; what it raises ends everything.
         settings: fields of `ModelConfig` and `TrainConfig`.
@@ -69,7 +75,7 @@ def train(
         Error: the training cannot go on; the last checkpoint is untouched.
     """
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
-    made = create_run(paths, preset, run, dataset, tokenizer, tokenizer_options or {}, settings)
+    made = create_run(paths, preset, run, dataset, tokenizer, tokenizer_options or {}, settings, init_from)
     check(made)
     yield from train_run(made, stop)
 
@@ -96,6 +102,9 @@ def train_run(run: Run, stop: StopRequest, **length: float | None) -> Iterator[E
     with run.lock():
         run.stop_file.unlink(missing_ok=True)
         info = run.info()
+        if info.get("imported"):
+            hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
+            raise RunError(f"run {run.name!r}: was imported, there is no training to go on with; {hint}")
         info["train"] = TrainConfig.create(**{**info["train"], **length}).model_dump()
         training = Training(run, info)
         if length:
@@ -141,6 +150,7 @@ class Training:
         self.validation_loss: float | None = None
         self._saved_step = -1
         self.model = self._new_model().to(self.device).train()
+        freeze(self.model, self.config.freeze_layers)
         self.optimizer = plugins.registry().part("optimizers", self.config.optimizer)(self.model, self.config)
         self._restore()
         self._forward = self._compiled()
@@ -167,9 +177,12 @@ class Training:
             return
         saved = checkpoint.newest(self.run.checkpoints)
         self.model.load_state_dict(checkpoint.load_model(saved.path).state_dict())
+        self.step = self._saved_step = saved.step
+        if saved.step == 0:  # weights to start from: no optimizer has seen them, and nothing has happened yet
+            self.run.forget_after(-1)
+            return
         progress, state = checkpoint.load_trainer(saved.path)
         self.optimizer.load_state_dict(state)
-        self.step = self._saved_step = saved.step
         self.validation_loss = saved.validation_loss
         self._warn_of_changes(progress)
         self.run.forget_after(self.step)
@@ -301,10 +314,8 @@ class Training:
     def _check_finite(self, loss: float, grad_norm: float, rate: float) -> None:
         """Stop before an update that would spoil the weights."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise TrainingError(
-                f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}; the weights were not "
-                "changed. Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
-            )
+            numbers = f"loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}"
+            raise TrainingError(f"step {self.step + 1}: {numbers}; the weights were not changed. {ADVICE}")
 
     def _timed(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
         per_step = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
@@ -320,6 +331,8 @@ class Training:
         self.model.eval()
         train, validation = (self._mean_loss(windows) for windows in (self.train_windows, self.validation_windows))
         self.model.train()
+        if not math.isfinite(train + validation):
+            raise TrainingError(f"step {self.step}: validation loss {validation}; no checkpoint was written. {ADVICE}")
         self.validation_loss = validation
         size = self.sizes["validation"]
         bits = validation / math.log(2) * size.tokens / size.bytes
@@ -350,3 +363,10 @@ class Training:
         self.run.write_state(self.state("running"))
         checkpoint.prune(self.run.checkpoints, self.config.keep)
         return Saved(self.step, saved.path, saved.validation_loss)
+
+
+def freeze(model: GPT2, layers: int) -> None:
+    """Take the first layers, and with them the embeddings, out of the training; nothing when `layers` is 0."""
+    if layers:
+        for part in (model.wte, model.wpe, *model.h[:layers]):
+            part.requires_grad_(False)

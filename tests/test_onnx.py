@@ -385,8 +385,9 @@ def test_names_lead_to_folders(source, exported, tmp_path, monkeypatch):
 
     class Empty:
         summary = "nothing"
+        dtypes = ("fp32",)
 
-        def export(self, checkpoint, folder, *, report):
+        def export(self, checkpoint, folder, *, dtype, report):
             report(checkpoint.name)
 
     monkeypatch.setattr(plugins.registry(), "part", lambda kind, name: Empty)

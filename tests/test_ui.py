@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -28,7 +29,7 @@ from gpt2demo import jobs, plugins
 from gpt2demo.config import DEFAULT_CHAIN, PRESETS, ModelConfig, TrainConfig
 from gpt2demo.errors import Error, ExportError, RunError, SettingError
 from gpt2demo.run import Run, State, runs_dir
-from gpt2demo.ui import create_app, launch, server
+from gpt2demo.ui import create_app, launch, models, server
 from gpt2demo.ui.chat import NO_SAMPLER, SamplerControls
 from gpt2demo.ui.controls import shown
 from gpt2demo.ui.export import reported
@@ -71,6 +72,7 @@ def closed_loops() -> Iterator[None]:
     """Close the event loops that Gradio makes for its locks and leaves open."""
     made: list[asyncio.AbstractEventLoop] = []
     make = asyncio.new_event_loop
+    server.isolate()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio, "new_event_loop", lambda: made.append(make()) or made[-1])
         yield
@@ -284,6 +286,20 @@ def test_a_loaded_model_serves_one_answer_at_a_time() -> None:
         assert newer is not again
 
 
+def test_what_loading_warns_of_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, engine: str) -> object:
+        warnings.warn_explicit("older than its run", UserWarning, "f.py", 1, module="gpt2demo.generate")
+        warnings.warn_explicit("not ours", UserWarning, "f.py", 1, module="torch.nn")
+        return object()
+
+    monkeypatch.setattr(models, "load", load)
+    told: list[str] = []
+    for _ in range(2):
+        with Loaded().borrow("any", "onnx", told.append):
+            pass
+    assert told == ["older than its run"] * 2
+
+
 # -------------------------------------------------------------------------------------------- the server
 
 
@@ -352,13 +368,13 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A running server."""
     running = Served(tmp_path_factory.mktemp("served"))
-    yield running
-    running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(timeout=20) == 143
-    assert running.process.stderr is not None
-    assert running.process.stderr.read() == ""  # no warning and no traceback all the time
-    running.process.stderr.close()
-    assert not [path for path in running.folder.iterdir() if path.name.startswith("gpt2demo-")]  # uploads are gone
+    with running.process:
+        yield running
+        running.process.send_signal(signal.SIGTERM)
+        _, said = running.process.communicate(timeout=20)
+    assert running.process.returncode == 143
+    assert said == ""  # no warning and no traceback all the time
+    assert not list(running.folder.glob("gpt2demo-*"))  # uploads are gone
 
 
 def test_the_page_comes_with_a_policy(served: Served) -> None:
@@ -384,6 +400,15 @@ def test_the_page_comes_with_a_policy(served: Served) -> None:
 ])  # fmt: skip
 def test_strangers_are_refused(served: Served, method: str, path: str, headers: dict[str, str], status: int) -> None:
     assert served.ask(method, path, **headers).status == status
+
+
+def test_uploads_go_to_a_private_folder(served: Served) -> None:
+    body = '--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--b--\r\n'
+    response = served.ask("POST", "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=b")
+    assert response.status == 200
+    (folder,) = served.folder.glob("gpt2demo-*")
+    assert [path.name for path in folder.rglob("*.txt")] == ["a.txt"]
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_nothing_can_be_called_beside_the_queue(served: Served) -> None:
@@ -488,24 +513,28 @@ def test_a_newcomer_trains_chats_and_exports(served: Served, browser: Browser) -
     assert by_torch
     one.see("#stats", "torch on cpu")
     one.see("#stats", "seed 7")
+    one.page.get_by_label("onnx", exact=True).check()
+    one.page.locator("#prompt textarea").fill("Once")
+    one.page.locator("#send").click()
+    one.see("[data-testid=toast-body]", "holds no export of it")
+    expect(one.page.locator("#prompt textarea")).to_have_value("Once")  # nothing is lost
 
     one.tab("Export")
     one.page.locator("#export-start").click()
     expect(one.page.locator("#export-folder textarea")).to_have_value(re.compile("tales-nano"), timeout=60_000)
     one.tab("Chat")
-    one.page.get_by_label("onnx", exact=True).check()
     assert one.ask("Once upon a time") == by_torch
     one.see("#stats", "onnx on CPU")
     assert one.foreign == two.foreign == []
 
 
 @pytest.mark.browser
-def test_text_is_shown_as_text_and_asks_nobody(served: Served, browser: Browser) -> None:
+def test_text_is_shown_as_text_and_asks_nobody(served: Served, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     text = '<img src="http://evil.example/a"> ![b](http://evil.example/b) <script>window.bad = 1</script> ${7*7}\n  two  spaces\n\n &'
-    run = Run(served.runs / "tales-nano")
-    if not run.exists:
-        pytest.skip("needs the run of the journey")
-    run.append(run.samples, {"step": 1, "text": text})
+    monkeypatch.setenv("GPT2DEMO_RUNS_DIR", str(served.runs))
+    list(gpt2demo.train(dataset="tales:stories=50", run="hostile", **SMALL))
+    run = Run(served.runs / "hostile")
+    run.append(run.samples, {"step": 99, "text": text})
     visitor = Visitor(browser, served.url)
     expect(visitor.page.locator("#samples pre").first).to_have_text(text)
     visitor.tab("Chat")

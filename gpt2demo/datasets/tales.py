@@ -18,15 +18,31 @@ from gpt2demo.interfaces import Dataset
 
 T = TypeVar("T")
 
-NAMES = {
-    "he": ("Pip", "Otto", "Hugo", "Finn", "Bruno", "Oscar", "Toby", "Ned", "Max", "Leo"),
-    "she": ("Tilly", "Rosa", "Nell", "Mia", "Clara", "Luna", "Ida", "Emma", "Dora", "Ruby"),
+VILLAGE = {  # who lives here: kind, name, and what one says of them; nobody shares a name
+    "mouse": ("Pip", "he"),
+    "rabbit": ("Rosa", "she"),
+    "hedgehog": ("Otto", "he"),
+    "squirrel": ("Tilly", "she"),
+    "fox": ("Finn", "he"),
+    "badger": ("Bruno", "he"),
+    "mole": ("Mia", "she"),
+    "bear": ("Hugo", "he"),
+    "goat": ("Clara", "she"),
+    "cat": ("Luna", "she"),
+    "pig": ("Oscar", "he"),
+    "donkey": ("Ned", "he"),
+    "owl": ("Dora", "she"),
+    "goose": ("Emma", "she"),
+    "duck": ("Toby", "he"),
+    "robin": ("Ruby", "she"),
+    "boy": ("Max", "he"),
+    "girl": ("Ida", "she"),
 }
 PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
-CHILD = {"he": "boy", "she": "girl"}
 
-ANIMALS = ("mouse", "rabbit", "hedgehog", "squirrel", "fox", "badger", "mole", "bear", "goat", "cat", "pig", "donkey")
 BIRDS = ("owl", "goose", "duck", "robin")  # they fly and swim: never to be lost in a well or stopped by a river
+CHILDREN = ("boy", "girl")
+ANIMALS = tuple(kind for kind in VILLAGE if kind not in BIRDS + CHILDREN)
 HERO_MOODS = ("small", "little", "young", "shy", "cheerful", "curious", "polite", "dreamy", "gentle", "lively")
 FRIEND_MOODS = ("old", "kind", "wise", "calm", "merry", "busy", "patient", "grumpy")
 
@@ -76,18 +92,17 @@ class Teller(Random):
 
     def hero(self) -> Character:
         """The one whom the story is about."""
-        return self._cast(HERO_MOODS, (*ANIMALS, "child"), besides=None)
+        return self._cast(HERO_MOODS, ANIMALS + CHILDREN)
 
     def pair(self, friends: tuple[str, ...] = ANIMALS) -> tuple[Character, Character]:
-        """A hero, and a friend of another name and another kind."""
+        """A hero, and a friend of another kind."""
         hero = self.hero()
-        return hero, self._cast(FRIEND_MOODS, friends, besides=hero)
+        return hero, self._cast(FRIEND_MOODS, tuple(kind for kind in friends if kind != hero.kind))
 
-    def _cast(self, moods: tuple[str, ...], kinds: tuple[str, ...], besides: Character | None) -> Character:
-        he, him, his = PRONOUNS[self.pick(*PRONOUNS)]
-        name = self.choice([name for name in NAMES[he] if besides is None or name != besides.name])
-        kind = self.choice([kind for kind in kinds if besides is None or kind != besides.kind])
-        return Character(name, self.choice(moods), CHILD[he] if kind == "child" else kind, he, him, his)
+    def _cast(self, moods: tuple[str, ...], kinds: tuple[str, ...]) -> Character:
+        kind = self.choice(kinds)
+        name, he = VILLAGE[kind]
+        return Character(name, self.choice(moods), kind, *PRONOUNS[he])
 
     def opening(self, hero: Character, did: str, times: tuple[str, ...] = DAYS) -> str:
         """The first sentence: who did what."""

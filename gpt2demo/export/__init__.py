@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from gpt2demo.errors import RunError
+from gpt2demo.errors import RunError, SettingError
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import Exporter
 from gpt2demo.run import Run, exports_dir, find_model, now
@@ -25,17 +25,32 @@ class OnnxExporter:
 
     summary: ClassVar[str] = "ONNX, float32, with a certificate; for onnxruntime and what is built on it"
 
-    def export(self, checkpoint: Path, folder: Path, *, report: Callable[[str], None]) -> None:
+    dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
+
+    def export(self, checkpoint: Path, folder: Path, *, dtype: str, report: Callable[[str], None]) -> None:
         """Write and prove; see `gpt2demo.interfaces.Exporter`."""
         from gpt2demo.export.onnx import write_export
 
         write_export(checkpoint, folder, report)
 
 
+class HuggingFaceExporter:
+    """A folder for transformers and everything that reads its GPT-2, with a model card."""
+
+    summary: ClassVar[str] = "Hugging Face, float32, float16 or bfloat16, with a model card; for transformers"
+    dtypes: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
+
+    def export(self, checkpoint: Path, folder: Path, *, dtype: str, report: Callable[[str], None]) -> None:
+        """Write and prove; see `gpt2demo.interfaces.Exporter`."""
+        from gpt2demo.export.huggingface import write_export
+
+        write_export(checkpoint, folder, dtype, report)
+
+
 @hookimpl
 def gpt2demo_exporters() -> dict[str, type[Exporter]]:
     """The built-in exporters by format."""
-    return {"onnx": OnnxExporter}
+    return {"huggingface": HuggingFaceExporter, "onnx": OnnxExporter}
 
 
 def export_model(
@@ -43,6 +58,7 @@ def export_model(
     format: str = "onnx",  # noqa: A002  # the option's name
     output: Path | None = None,
     *,
+    dtype: str | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Export a model into a folder that appears whole and proven, or not at all. An older export there is replaced.
@@ -51,6 +67,7 @@ def export_model(
         model: a run's name, the path of a run or checkpoint; left out, the newest run. Of a run the newest checkpoint is taken.
         format: the name of an exporter; plugins add more.
         output: the folder to write; left out, `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats.
+        dtype: how the weights' numbers are written; left out, the format's usual one.
         report: called with one line of text at each stage.
 
     Returns:
@@ -58,6 +75,7 @@ def export_model(
 
     Raises:
         RunError: there is no such model, or something else is at `output`.
+        SettingError: the format does not have this dtype.
         PluginError: there is no such format.
         CheckpointError: the checkpoint is damaged, or the disk refused.
         ExportError: the written model is not the same model.
@@ -66,12 +84,15 @@ def export_model(
     from gpt2demo import plugins
 
     exporter: Exporter = plugins.registry().part("exporters", format)()
+    dtype = dtype or exporter.dtypes[0]
+    if dtype not in exporter.dtypes:
+        raise SettingError(f"dtype={dtype!r}: the format {format!r} can be written as {', '.join(exporter.dtypes)}")
     checkpoint, name = _source(model)
     target = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
     if target.exists() and not _replaceable(target):
         raise RunError(f"{target}: is already there and is no export; choose another --output")
     with new_folder(target) as temporary:
-        exporter.export(checkpoint, temporary, report=report)
+        exporter.export(checkpoint, temporary, dtype=dtype, report=report)
         if not (temporary / MARK).exists():
             write_json(temporary / MARK, {"exporter": format, "created": now()})
         if target.exists():

@@ -253,7 +253,7 @@ class Mute:
     """A tokenizer for a generation of which only the ids count: no text, and no id that ends it."""
 
     lossless = False
-    vocab_size = 0
+    vocab_size = 10**9  # as many as the model has
     eos_id = None
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -22,7 +22,10 @@ def largest(values: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
     """
     import torch
 
-    if values.shape[-1] > SMALL and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # ONNX has no stable sort; the TopK it has instead takes lower ids first by definition
+        ranked, ids = values.sort(dim=-1, descending=True)
+        return ranked[:, :count], ids[:, :count]
+    if values.shape[-1] > SMALL:
         found = _search(values, count or int((values > float("-inf")).sum(dim=-1).max()))
         if found:
             return found

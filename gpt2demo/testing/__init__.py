@@ -7,7 +7,7 @@ Or in a plugin's own tests, in two lines:
     class TestMine(SamplerContract):        # from gpt2demo.testing import SamplerContract
         sampler = Mine
 
-It needs pytest and Hypothesis: `pip install "gpt2demo[test]"`. Nothing else of gpt2demo imports them.
+It needs pytest and Hypothesis (`pip install pytest hypothesis`). Nothing else of gpt2demo imports them.
 """
 
 from __future__ import annotations

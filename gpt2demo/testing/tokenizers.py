@@ -40,7 +40,11 @@ HALVES = ("\ud800", "\udfff", "a\ud83d", "\ude42b", "\ude42\ud83d", "\udcff")
 SECONDS = 20.0  # for a megabyte of one character; a quadratic algorithm needs hours
 
 many = settings(
-    max_examples=1000, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.differing_executors]
+    max_examples=1000,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 some = settings(many, max_examples=200)
 anything = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS)).map("".join), st.text(alphabet=sorted(set(PROSE))))

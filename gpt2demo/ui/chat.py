@@ -16,12 +16,12 @@ from gradio.components import Component
 
 from gpt2demo import plugins
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, parse_spec
-from gpt2demo.errors import Error, RunError
+from gpt2demo.errors import RunError
 from gpt2demo.generate import EngineName, Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
 from gpt2demo.ui.controls import Controls, Values, controls, read, spec
-from gpt2demo.ui.toast import toast, toasting, warn
+from gpt2demo.ui.toast import toasting, warn
 
 NOTE = "Base models continue your text; they do not follow instructions. Every message starts afresh."
 EXAMPLES = ("Once upon a time, there was a little", "One morning, a small bear named", "Long ago, a curious girl")
@@ -208,10 +208,10 @@ class ChatTab:
                     bubble["content"] = as_html(text)
                     yield {self._chat: talk.messages}
                 yield {self._stats: _stats(model, generation), **self._writing(False)}
-        except Error as error:
+        except Exception:
             talk.messages = talk.messages[:-2]
             yield {self._chat: talk.messages, self._prompt: prompt, **self._writing(False)}
-            raise toast(error) from None
+            raise
 
     def _writing(self, on: bool) -> dict[Component, Any]:
         """Send while nothing is written, Stop while something is."""

@@ -30,10 +30,15 @@ class ExportTab:
         self.done = gr.State(0)
         formats = [(f"{name}: {exporter.summary}", name) for name, exporter in plugins.exporters().items()]
         with gr.Row():
-            self._run = gr.Dropdown([], label="Run", info="its newest checkpoint is exported", elem_id="export-run")
-            self._format = gr.Dropdown(formats, value="onnx", label="Format", info="plugins add more", elem_id="export-format")
-        self._start = gr.Button("Export", variant="primary", elem_id="export-start")
-        self._report = gr.Textbox(label="Report", lines=10, max_lines=24, interactive=False, elem_id="export-report")
+            self._run = gr.Dropdown(
+                [], label="Run", info="its newest checkpoint is exported", min_width=280, elem_id="export-run"
+            )
+            self._format = gr.Dropdown(
+                formats, value="onnx", label="Format", info="plugins add more", min_width=280, elem_id="export-format"
+            )
+        with gr.Row():
+            self._start = gr.Button("Export", variant="primary", scale=0, min_width=200, elem_id="export-start")
+        self._report = gr.Textbox(label="Report", lines=6, max_lines=24, interactive=False, elem_id="export-report")
         self._folder = gr.Textbox(label="Folder", interactive=False, visible=False, buttons=["copy"], elem_id="export-folder")
         inputs = [self._run, self._format, self.done]
         self._start.click(

@@ -34,7 +34,7 @@ class TrainingForm:
         names, summary = list(PRESETS), preset.summary
         self.preset = gr.Radio(names, value=DEFAULT_PRESET, label="Preset", info=summary, elem_id="preset")
         self.fields: Controls = controls({name: FIELDS[name] for name in MAIN}, defaults(preset), prefix="train")
-        self.size = gr.HTML(size_line(preset, {}), elem_id="size")
+        self.size = gr.HTML(size_line(preset, {}, preset.tokenizer), elem_id="size")
         self._rest(preset)
         self._wire()
 
@@ -65,15 +65,10 @@ class TrainingForm:
         self.tokenizer.change(self._tokenizer_options.show, self.tokenizer, self._tokenizer_options.groups, **quiet)
         outputs = [self.preset, self.tokenizer, *self.fields.values()]
         self.preset.input(self._choose_preset, self.preset, outputs, **quiet)
-        shaping: list[Any] = [self.fields[name] for name in FIELDS if name in ModelConfig.model_fields or name == "batch_size"]
-        gr.on(
-            [field.change for field in shaping],
-            self._describe_size,
-            {self.preset, *self.fields.values()},
-            self.size,
-            trigger_mode="always_last",
-            **quiet,
-        )
+        shape: list[Any] = [self.fields[name] for name in (*ModelConfig.model_fields, "batch_size")]
+        inputs = {self.preset, self.tokenizer, *self.fields.values()}
+        changes = [control.change for control in (*shape, self.tokenizer)]
+        gr.on(changes, self._describe_size, inputs, self.size, trigger_mode="always_last", **quiet)
 
     def _choose_text(self, dataset: str) -> list[Any]:
         about = gr.Dropdown(info=_about_text(dataset))
@@ -88,7 +83,7 @@ class TrainingForm:
 
     def _describe_size(self, values: Values) -> str:
         preset = PRESETS[values[self.preset]]
-        return size_line(preset, changed(read(self.fields, values), defaults(preset)))
+        return size_line(preset, changed(read(self.fields, values), defaults(preset)), values[self.tokenizer])
 
     @property
     def inputs(self) -> set[Component]:
@@ -130,11 +125,9 @@ class TrainingForm:
 
 
 def _about_text(dataset: str) -> str:
-    return (
-        "a file or some lines; some hundred kilobytes are a good start"
-        if dataset == OWN_TEXT
-        else plugins.datasets()[dataset].summary
-    )
+    if dataset == OWN_TEXT:
+        return "a file or some lines; some hundred kilobytes are a good start"
+    return plugins.datasets()[dataset].summary
 
 
 def _tokenizer_options(name: str) -> dict[str, FieldInfo]:
@@ -147,14 +140,17 @@ def defaults(preset: Preset) -> dict[str, Any]:
     return preset.model.model_dump() | preset.train.model_dump()
 
 
-def size_line(preset: Preset, settings: dict[str, Any]) -> str:
+def size_line(preset: Preset, settings: dict[str, Any], tokenizer: str) -> str:
     """Parameters and a rough need of memory, as HTML; or what is wrong with the shape."""
+    vocabulary = plugins.tokenizer_options(tokenizer).model_fields.get("vocab_size")
+    usual = {"vocab_size": vocabulary.default} if vocabulary and tokenizer != preset.tokenizer else {}
+    shape = {name: value for name, value in settings.items() if name in ModelConfig.model_fields}
     try:
-        model = preset.model.with_changes(**{name: v for name, v in settings.items() if name in ModelConfig.model_fields})
+        model = preset.model.with_changes(**usual | shape)
+        batch_size = TrainConfig.create(steps=1, batch_size=settings.get("batch_size", preset.train.batch_size)).batch_size
     except Error as error:
         return f'<span class="wrong">{html.escape(str(error))}</span>'
-    need = memory(model, int(settings.get("batch_size", preset.train.batch_size)))
-    free = psutil.virtual_memory().available
+    need, free = memory(model, batch_size), psutil.virtual_memory().available
     fits = "" if need < free else ' class="wrong"'
     words = f"{_amount(model.n_parameters)} parameters · needs roughly {_gigabytes(need)} of memory"
     return f"<span{fits}>{words}; {_gigabytes(free)} are free</span>"

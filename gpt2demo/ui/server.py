@@ -50,9 +50,8 @@ def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth
     login = _login(auth, host)
     port = _free_port(host, port)
     signal.signal(signal.SIGTERM, _terminated)
-    with tempfile.TemporaryDirectory(prefix="gpt2demo-", ignore_cleanup_errors=True) as folder:
-        page = create_app()
-        os.environ["GRADIO_TEMP_DIR"] = folder  # of mode 0700; uploads go there and go away with it
+    with tempfile.TemporaryDirectory(prefix="gpt2demo-", ignore_cleanup_errors=True) as folder:  # of mode 0700
+        page = create_app(uploads=folder)
         page.queue(api_open=False, max_size=32)
         try:
             _, url, _ = page.launch(**settings(host, port), inbrowser=browser, auth=login)
@@ -63,9 +62,15 @@ def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth
             page.close(verbose=False)
 
 
-def create_app() -> gr.Blocks:
-    """The page, not launched."""
+def create_app(uploads: str | None = None) -> gr.Blocks:
+    """The page, not launched.
+
+    Args:
+        uploads: the folder for uploaded files; Gradio's own when left out.
+    """
     isolate()
+    if uploads is not None:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
     from gpt2demo.ui.app import build
 
     return build()

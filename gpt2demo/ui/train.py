@@ -7,6 +7,7 @@ may close, and another may look on.
 from __future__ import annotations
 
 import html
+import math
 from typing import Any
 
 import gradio as gr
@@ -103,18 +104,9 @@ class TrainTab:
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        shown = [
-            self._start,
-            self._stop,
-            self._resume,
-            self._progress,
-            self._plot,
-            self._samples,
-            self._another,
-            self._run,
-            self.ended,
-        ]
-        self.look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": shown, **quiet}
+        pressed, seen = [self._start, self._stop, self._resume], [self._progress, self._plot, self._samples]
+        outputs = [*pressed, *seen, self._another, self._run, self.ended]
+        self.look: dict[str, Any] = {"fn": self._look, "inputs": {self._session, self.ended}, "outputs": outputs, **quiet}
         self._start.click(self._on_start, {self._session, *self._form.inputs}, None, **quiet).then(**self.look)
         self._stop.click(self._on_stop, self._session, None, **quiet).then(**self.look)
         self._resume.click(self._on_resume, {self._session, self._length}, None, **quiet).then(**self.look)
@@ -178,8 +170,8 @@ class TrainTab:
         losses, texts = watch.read()
         changes: dict[Block, Any] = {}
         if losses:
-            zoom = {"x_lim": None} if session.zoomed else {}
-            changes[self._plot] = gr.update(value=frame(watch), visible=bool(watch.curve.points), **zoom)
+            there: dict[str, Any] = {"value": frame(watch), "visible": True} if watch.curve.points else {"visible": False}
+            changes[self._plot] = gr.update(**there, **({"x_lim": None} if session.zoomed else {}))
             session.zoomed = False
         if texts:
             changes[self._samples] = samples_html(watch)
@@ -195,15 +187,15 @@ class TrainTab:
             self._stop: gr.update(interactive=live and progress.status != "stopping"),
             self._resume: gr.update(interactive=not live and progress.step > 0),
             self._another: gr.update(visible=True),
-            self._run: gr.update(choices=sorted({*names, progress.name}), value=progress.name),
+            self._run: gr.update(choices=names if progress.name in names else [progress.name, *names], value=progress.name),
         }
 
 
-def frame(watch: Watch) -> pd.DataFrame | None:
-    """The curves as the plot wants them."""
+def frame(watch: Watch) -> pd.DataFrame:
+    """The curves as the plot wants them: both are there from the start, for it would not take in another one later."""
     rows = [(step, loss, "training") for step, loss in watch.curve.points]
-    rows += [(step, loss, "validation") for step, loss in watch.validation if step]  # from step 0 it would be one long line
-    return pd.DataFrame(rows, columns=["step", "loss", "split"]) if rows else None
+    rows += [(step, loss if step else math.nan, "validation") for step, loss in [(0, 0.0), *watch.validation]]
+    return pd.DataFrame(rows, columns=["step", "loss", "split"])
 
 
 def progress_html(progress: Progress) -> str:

@@ -16,6 +16,7 @@ from gpt2demo.run import Run, State
 
 POINTS = 240
 SAMPLES = 20
+PREPARING = ("the text is read, the tokenizer made",)
 Point = tuple[float, float]
 
 
@@ -133,7 +134,7 @@ class Watch:
         status = job.status() if job else self.state.status if self.state else "failed"
         error = job.error() if job else self.state.error if self.state else None
         if self.state is None:
-            return Progress(self.run.name, status, error=error)
+            return Progress(self.run.name, status, facts=PREPARING if status == "preparing" else (), error=error)
         if status == "running" and self.run.stop_file.exists():
             status = "stopping"
         step, total = max(self.state.step, int(self._last.get("step", 0))), self.state.total_steps

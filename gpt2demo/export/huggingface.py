@@ -1,0 +1,99 @@
+"""Writes a folder that transformers loads, checks it by loading it again, and says in a model card what it is."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2demo.checkpoint import load_model, load_tokenizer, write_model
+from gpt2demo.data import load_sizes
+from gpt2demo.errors import CheckpointError, ExportError, RunError
+from gpt2demo.export.card import model_card
+from gpt2demo.interfaces import HasTokenizerJson
+from gpt2demo.model import GPT2
+from gpt2demo.run import Run, now
+from gpt2demo.storage import read_json, require_space, sha256, write_json
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LIMITS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2}
+"""Largest difference of a logit, as a part of the largest logit (or of 1, where that is less)."""
+POSITIONS = 128
+
+
+def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[str], None]) -> None:
+    """Write a verified checkpoint as a Hugging Face folder, and prove it. The contract is `interfaces.Exporter`'s.
+
+    Raises:
+        ExportError: the written model gives other logits than `LIMITS` allows.
+    """
+    model = load_model(checkpoint)
+    tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
+    require_space(folder, model.config.n_parameters * DTYPES[dtype].itemsize)
+    report(f"writing model.safetensors ({model.config.n_parameters:,} parameters, {dtype})")
+    write_model(model, tokenizer, folder, DTYPES[dtype])
+    if not isinstance(tokenizer, HasTokenizerJson):
+        report("this tokenizer cannot be written as tokenizer.json: other programs get ids, not text")
+        shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")
+    report("comparing it with the checkpoint")
+    facts = describe(checkpoint, folder) | {"dtype": dtype} | compare(model, folder, dtype)
+    write_json(folder / "gpt2demo.json", facts)
+    (folder / "README.md").write_text(model_card(model.config, facts, run_info(checkpoint)), encoding="utf-8")
+    report(f"logits differ by at most {facts['largest_difference']:.1e} (limit {facts['limit']:.1e})")
+
+
+@torch.inference_mode()
+def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
+    """Load what was written and compare its logits with the model's, for ids drawn with a fixed seed.
+
+    Raises:
+        ExportError: they differ by more than the limit.
+    """
+    count = min(model.config.n_positions, POSITIONS)
+    ids = torch.randint(model.config.vocab_size, (2, count), generator=torch.Generator().manual_seed(0))
+    expected = model(ids)
+    difference = float((load_model(folder)(ids) - expected).abs().max())
+    limit = LIMITS[dtype] * max(1.0, float(expected.abs().max()))
+    if not difference <= limit:  # NaN, too
+        raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, more than {limit:.3g}; try fp32")
+    return {"largest_difference": difference, "limit": limit}
+
+
+def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """What was made from what: the start of gpt2demo.json."""
+    file, weights, run = folder / "model.safetensors", checkpoint / "model.safetensors", Run(checkpoint.parent.parent)
+    progress = read_json(checkpoint / "trainer.json")
+    return {
+        "exporter": "huggingface",
+        "created": now(),
+        "name": run.name if run.exists else checkpoint.name,
+        "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}},
+        "source": {"checkpoint": checkpoint.name, "step": progress.get("step"), "sha256": sha256(weights)},
+        **metrics(run, progress.get("validation_loss")),
+        "tokenizer": read_json(checkpoint / "tokenizer" / "plugin.json").get("name"),
+        "tokenizer_json": (folder / "tokenizer.json").is_file(),
+    }
+
+
+def metrics(run: Run, loss: float | None) -> dict[str, float]:
+    """How well the checkpoint predicts its run's validation text, where it was evaluated."""
+    if loss is None:
+        return {}
+    found = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    if (run.data / "data.json").is_file():
+        size = load_sizes(run.data)["validation"]
+        found["bits_per_byte"] = loss / math.log(2) * size.tokens / size.bytes
+    return found
+
+
+def run_info(checkpoint: Path) -> dict[str, Any]:
+    """run.json of the checkpoint's run; empty for a checkpoint that stands alone."""
+    run = Run(checkpoint.parent.parent)
+    try:
+        return run.info() if run.exists else {}
+    except (RunError, CheckpointError):
+        return {}

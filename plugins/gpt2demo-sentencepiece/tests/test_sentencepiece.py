@@ -1,0 +1,108 @@
+"""The SentencePiece plugin: the kit for both kinds, and what is special about it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+pytest.importorskip("sentencepiece", reason="pip install sentencepiece")
+plugin = pytest.importorskip("gpt2demo_sentencepiece", reason="pip install -e plugins/gpt2demo-sentencepiece")
+
+from gpt2demo import plugins  # noqa: E402
+from gpt2demo.errors import DataError, SettingError, TokenizerError  # noqa: E402
+from gpt2demo.testing import TokenizerContract  # noqa: E402
+from gpt2demo.testing.tokenizers import FRAGMENTS, PROSE  # noqa: E402
+
+SentencePieceTokenizer = plugin.SentencePieceTokenizer
+
+
+class TestUnigram(TokenizerContract):
+    tokenizer = SentencePieceTokenizer
+
+
+class TestBpe(TokenizerContract):
+    tokenizer = SentencePieceTokenizer
+    options: ClassVar[dict[str, Any]] = {"kind": "bpe", "vocab_size": 700}
+
+
+def test_the_entry_point_is_named_as_the_tokenizer() -> None:
+    point = next(point for point in plugins.installed() if point.value == "gpt2demo_sentencepiece")
+    assert point.name == "sentencepiece"
+    assert plugins.registry().owner("tokenizers", point.name).distribution == "gpt2demo-sentencepiece"
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_it_learns_words(kind: str) -> None:
+    tokenizer = plugins.train_tokenizer("sentencepiece", [PROSE * 30], {"kind": kind, "vocab_size": "350"})
+    assert 260 < tokenizer.vocab_size <= 350
+    assert len(tokenizer.encode(PROSE)) < len(PROSE) * 0.65
+
+
+def test_the_two_kinds_differ() -> None:
+    unigram, bpe = (SentencePieceTokenizer.train([PROSE * 30], vocab_size=330, kind=kind) for kind in ("unigram", "bpe"))
+    assert unigram.encode(PROSE) != bpe.encode(PROSE)
+
+
+@pytest.mark.parametrize("text", FRAGMENTS, ids=ascii)
+def test_trained_on_two_letters_it_still_loses_nothing(text: str) -> None:
+    """Not even spaces, which the training text did not have."""
+    tokenizer = SentencePieceTokenizer.train(["abab"], vocab_size=300)
+    assert tokenizer.decode(tokenizer.encode(f" {text} ")) == f" {text} "
+
+
+def test_its_own_sign_for_a_space_is_no_space() -> None:
+    tokenizer = SentencePieceTokenizer.train([PROSE])
+    assert tokenizer.encode("a▁b") != tokenizer.encode("a b")
+    assert tokenizer.decode(tokenizer.encode("▁ ▁▁")) == "▁ ▁▁"
+
+
+def test_long_lines_are_learned_from() -> None:
+    """The library skips sentences that are longer than it likes."""
+    long, short = (SentencePieceTokenizer.train(texts) for texts in ([PROSE * 100], [PROSE] * 100))
+    assert abs(len(long.encode(PROSE)) - len(short.encode(PROSE))) <= 5
+    assert len(long.encode(PROSE)) < len(PROSE) / 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [([], {}), ([""], {}), (["".join(map(chr, range(0x4E00, 0x5000)))], {"vocab_size": 300})],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(texts: list[str], options: dict[str, int]) -> None:
+    with pytest.raises(TokenizerError, match="vocab_size=.*give more text, or a larger vocabulary") as caught:
+        SentencePieceTokenizer.train(texts, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_surrogate_pair_in_the_texts_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="text .*surrogates not allowed"):
+        SentencePieceTokenizer.train(["a\ud800"])
+
+
+@pytest.mark.parametrize("options", [{"kind": "word"}, {"vocab_size": "100"}, {"pieces": "5"}])
+def test_options_are_checked(options: dict[str, str]) -> None:
+    with pytest.raises(SettingError, match=f"tokenizer 'sentencepiece': {next(iter(options))}"):
+        plugins.train_tokenizer("sentencepiece", [PROSE], options)
+
+
+def test_an_error_of_the_texts_comes_through() -> None:
+    def texts() -> Iterator[str]:
+        yield PROSE
+        raise DataError("file.txt: is not text")
+
+    with pytest.raises(DataError, match=r"file\.txt"):
+        SentencePieceTokenizer.train(texts())
+
+
+def test_a_model_that_loses_something_is_refused(tmp_path: Path) -> None:
+    """As SentencePiece trains by itself: spaces are merged, characters unified."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(sentence_iterator=iter([PROSE] * 30), model_writer=model, vocab_size=60, minloglevel=2)
+    (tmp_path / plugin.FILE).write_bytes(model.getvalue())
+    with pytest.raises(TokenizerError, match="not a SentencePiece model that this plugin trained"):
+        SentencePieceTokenizer.load(tmp_path)
