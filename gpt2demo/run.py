@@ -294,7 +294,7 @@ def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_expor
         if is_checkpoint(path) or is_export(path):
             return path
     if Path(name).suffix in PICKLES:
-        raise RunError(f"model {name!r}: is a pickle, which can run any code when it is read; save it as safetensors where it was made")
+        raise RunError(f"model {name!r}: is a pickle, which can run any code when it is read; save it as safetensors first")
     names = ", ".join(run.name for run in list_runs()[:8]) or "none yet"
     raise RunError(f"model {name!r}: is no run, checkpoint or export folder; runs in {runs_dir()}: {names}")
 

@@ -35,7 +35,6 @@ from gpt2demo.run import Run, State, Status, find_run, now
 from gpt2demo.schedule import learning_rate, total_steps
 from gpt2demo.storage import remove_temporaries
 
-
 ADVICE = "Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
 
 

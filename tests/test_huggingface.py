@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 import gpt2demo
 from gpt2demo import checkpoint, trainer
 from gpt2demo.errors import CheckpointError, Error, ExportError, RunError, SettingError, TokenizerError
-from gpt2demo.events import Event, Step
+from gpt2demo.evaluate import evaluate
+from gpt2demo.events import Evaluation, Event, Step
 from gpt2demo.export import export_model, huggingface
 from gpt2demo.importing import PICKLES, download, import_model, read_config, read_model
 from gpt2demo.run import Run, find_run
@@ -115,13 +116,10 @@ def bare(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def with_buffers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    mask = torch.ones(1, 1, 40, 40).tril().bool()
-    layers = {
-        f"h.{layer}.attn.{name}": value
-        for layer in range(2)
-        for name, value in (("bias", mask), ("masked_bias", torch.tensor(-1e4)))
-    }
-    return weights | layers
+    for layer in range(2):
+        weights[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 40, 40).tril().bool()
+        weights[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    return weights
 
 
 def with_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -339,16 +337,20 @@ def test_an_imported_run_is_used_like_any_other(
     assert greedy["ids"] == transformers_greedy(folder, "the cat", len(greedy["ids"]))
     assert len(greedy["ids"]) > 5
     assert json.loads(cli("eval", "theirs", text_file, "--json").stdout)["tokens"] > 1000
-    assert "name the text files" in cli("eval", "theirs").stderr
-    refused = cli("resume", "theirs", "--steps", 10)
-    assert refused.returncode == 2
-    assert "--init-from theirs" in refused.stderr
+    with pytest.raises(RunError, match="name the text files"):
+        evaluate(gpt2demo.load("theirs"))
+    with pytest.raises(RunError, match="--init-from theirs"):
+        next(trainer.resume("theirs", steps=10))
 
 
 def transformers_greedy(folder: Path, prompt: str, count: int) -> list[int]:
+    """Greedy ids; rows of the vocabulary that the tokenizer has no id for are left out, as they are here."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(prompt, return_tensors="pt")
-    out = model.generate(**ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
+    padding = [*range(len(tokenizer), model.config.vocab_size)] or None
+    out = model.generate(
+        **ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0, suppress_tokens=padding
+    )
     return out[0, ids["input_ids"].shape[1] :].tolist()
 
 
@@ -444,7 +446,7 @@ def test_half_the_size_within_the_stated_limit(text_file: Path, dtype: str) -> N
     theirs = AutoModelForCausalLM.from_pretrained(folder)
     assert theirs.dtype == huggingface.DTYPES[dtype]
     ids = torch.randint(256, (2, 32))
-    expected = gpt2demo.load("mine").engine.model(ids)
+    expected = gpt2demo.load("mine").engine.model(ids).detach()
     limit = huggingface.LIMITS[dtype] * max(1.0, float(expected.abs().max()))
     torch.testing.assert_close(theirs.float()(ids).logits, expected, atol=limit, rtol=0)
     import_model(str(folder), run="back", report=lambda line: None)  # and it comes back in
@@ -453,7 +455,7 @@ def test_half_the_size_within_the_stated_limit(text_file: Path, dtype: str) -> N
 def test_an_export_that_is_not_the_same_model_is_not_left_behind(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("mine", "byte", text_file)
     weights = checkpoint.to_hugging_face(gpt2demo.load("mine").engine.model)
-    weights["transformer.h.0.attn.c_proj.weight"] = weights["transformer.h.0.attn.c_proj.weight"].t() + 1
+    weights["transformer.h.0.attn.c_proj.weight"] = weights["transformer.h.0.attn.c_proj.weight"].t().contiguous() + 1
     monkeypatch.setattr(checkpoint, "to_hugging_face", lambda model: weights)
     with pytest.raises(ExportError, match="fp32: a logit of the written model differs by"):
         export_model(str(run.path), "huggingface", report=lambda line: None)
@@ -464,9 +466,8 @@ def test_a_format_refuses_a_dtype_that_it_does_not_have(cli: Cli, text_file: Pat
     make_run("mine", "char", text_file)
     with pytest.raises(SettingError, match="dtype='fp16': the format 'onnx' can be written as fp32"):
         export_model("mine", dtype="fp16", report=lambda line: None)
-    refused = cli("export", "mine", "--huggingface", "--dtype", "int8")
-    assert refused.returncode == 2
-    assert "dtype='int8': the format 'huggingface' can be written as fp32, fp16, bf16" in refused.stderr
+    with pytest.raises(SettingError, match="dtype='int8': the format 'huggingface' can be written as fp32, fp16, bf16"):
+        export_model("mine", "huggingface", dtype="int8", report=lambda line: None)
     done = cli("export", "mine", "--huggingface", "--dtype", "fp16")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/exports/mine-huggingface\n")
     assert "cannot be written as tokenizer.json" in done.stderr
@@ -523,17 +524,16 @@ def test_fine_tuning_starts_from_the_weights_and_keeps_the_vocabulary(cli: Cli, 
 
 def test_fine_tuning_from_a_run_begins_with_its_loss(text_file: Path) -> None:
     make_run("base", "char", text_file)
-    events = list(gpt2demo.train(text_file, run="tuned", init_from="base", **TINY))
-    first, last = (next(e for e in source if hasattr(e, "validation_loss")) for source in (events, reversed(run_events("base"))))
-    assert first.step == 0
-    assert first.validation_loss == pytest.approx(last["loss"], abs=0.2)
+    events = list(gpt2demo.train(text_file, run="tuned", init_from="base", **{**TINY, "eval_batches": 2, "batch_size": 8}))
+    first = next(event for event in events if isinstance(event, Evaluation))
+    assert (first.step, first.validation_loss) == (0, pytest.approx(evaluations("base")[-1]["loss"], abs=1e-5))
     assert isinstance(gpt2demo.load("tuned").tokenizer, CharTokenizer)
     saved = checkpoint.newest(find_run("base").checkpoints).path
-    list(gpt2demo.train(text_file, run="again", init_from=str(saved), **TINY))
+    list(gpt2demo.train(text_file, run="again", init_from=str(saved), **{**TINY, "eval_batches": 2, "batch_size": 8}))
     assert all(torch.equal(tensor, weights_at("again")[name]) for name, tensor in weights_at("tuned").items())
 
 
-def run_events(name: str) -> list[dict[str, Any]]:
+def evaluations(name: str) -> list[dict[str, Any]]:
     run = find_run(name)
     return [record for record in run.records(run.metrics)[0] if record["split"] == "validation"]
 
@@ -548,13 +548,13 @@ def test_a_fine_tuning_resumes_exactly_also_from_its_start(folder: Path, text_fi
     events.close()
     for last in (1, 3, 10):
         done = 0
-        for event in trainer.resume("cut", stop=lambda: "stopped" if done >= last else None):  # noqa: B023
+        for event in trainer.resume("cut", stop=lambda: "stopped" if done >= last else None):
             done = event.step if isinstance(event, Step) else done
             pieces += steps([event])
     assert pieces == straight
     assert all(torch.equal(tensor, weights_at("straight")[name]) for name, tensor in weights_at("cut").items())
-    assert run_events("cut")[0]["step"] == 0
-    assert len(run_events("cut")) == len(run_events("straight"))
+    assert evaluations("cut")[0]["step"] == 0
+    assert len(evaluations("cut")) == len(evaluations("straight"))
 
 
 def steps(events: list[Event]) -> list[tuple[int, float, float]]:

@@ -1,8 +1,7 @@
 """The example dataset `tales`: fables about a few animals and children, told by a small grammar.
 
 A plot is a function. It casts one or two characters, makes a few choices that belong together, and returns the sentences
-of a story. Nothing is downloaded, and nothing is learned here: this file only makes text for a model to learn from. What
-sentence one says (who, what, where) comes back in later sentences, because that is what attention has to find.
+of a story. What sentence one says (who, what, where) comes back in later ones, because that is what attention has to find.
 """
 
 from __future__ import annotations
@@ -18,26 +17,12 @@ from gpt2demo.interfaces import Dataset
 
 T = TypeVar("T")
 
-VILLAGE = {  # who lives here: kind, name, and what one says of them; nobody shares a name
-    "mouse": ("Pip", "he"),
-    "rabbit": ("Rosa", "she"),
-    "hedgehog": ("Otto", "he"),
-    "squirrel": ("Tilly", "she"),
-    "fox": ("Finn", "he"),
-    "badger": ("Bruno", "he"),
-    "mole": ("Mia", "she"),
-    "bear": ("Hugo", "he"),
-    "goat": ("Clara", "she"),
-    "cat": ("Luna", "she"),
-    "pig": ("Oscar", "he"),
-    "donkey": ("Ned", "he"),
-    "owl": ("Dora", "she"),
-    "goose": ("Emma", "she"),
-    "duck": ("Toby", "he"),
-    "robin": ("Ruby", "she"),
-    "boy": ("Max", "he"),
-    "girl": ("Ida", "she"),
-}
+# Who lives here: kind and name. Nobody shares a name, so that whoever is met in one story can be known again in another.
+HE = {"mouse": "Pip", "hedgehog": "Otto", "fox": "Finn", "badger": "Bruno", "bear": "Hugo", "pig": "Oscar", "donkey": "Ned"}
+HE |= {"duck": "Toby", "boy": "Max"}
+SHE = {"rabbit": "Rosa", "squirrel": "Tilly", "mole": "Mia", "goat": "Clara", "cat": "Luna", "owl": "Dora", "goose": "Emma"}
+SHE |= {"robin": "Ruby", "girl": "Ida"}
+VILLAGE = {**{kind: (name, "he") for kind, name in HE.items()}, **{kind: (name, "she") for kind, name in SHE.items()}}
 PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
 
 BIRDS = ("owl", "goose", "duck", "robin")  # they fly and swim: never to be lost in a well or stopped by a river

@@ -62,9 +62,9 @@ def test_its_own_sign_for_a_space_is_no_space() -> None:
 
 def test_long_lines_are_learned_from() -> None:
     """The library skips sentences that are longer than it likes."""
-    long, short = (SentencePieceTokenizer.train(texts) for texts in ([PROSE * 100], [PROSE] * 100))
-    assert abs(len(long.encode(PROSE)) - len(short.encode(PROSE))) <= 5
-    assert len(long.encode(PROSE)) < len(PROSE) / 2
+    for kind in ("unigram", "bpe"):
+        tokenizer = SentencePieceTokenizer.train([PROSE * 100], kind=kind)
+        assert len(tokenizer.encode(PROSE)) < len(PROSE) * 0.6
 
 
 @pytest.mark.parametrize(

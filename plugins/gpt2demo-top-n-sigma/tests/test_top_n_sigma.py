@@ -1,14 +1,23 @@
+"""The top-nσ plugin: the kit, and properties that the paper names."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 
 from gpt2demo import plugins
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import SamplingContext
+from gpt2demo.testing import SamplerContract
 
-pytest.importorskip("gpt2demo_top_n_sigma", reason="pip install -e plugins/gpt2demo-top-n-sigma")
+plugin = pytest.importorskip("gpt2demo_top_n_sigma", reason="pip install -e plugins/gpt2demo-top-n-sigma")
 
 CONTEXT = SamplingContext(torch.zeros(1, 1, dtype=torch.int64), prompt_length=1)
 INF = float("inf")
+
+
+class TestContract(SamplerContract):
+    sampler = plugin.TopNSigma
 
 
 def survivors(logits: torch.Tensor, n: float = 1.0) -> torch.Tensor:
@@ -20,13 +29,13 @@ def logits() -> torch.Tensor:
     return torch.randn(64, 300, generator=torch.Generator().manual_seed(0)) * 3  # a row is a heap of noise
 
 
-def test_the_entry_point_is_named_as_the_sampler():
+def test_the_entry_point_is_named_as_the_sampler() -> None:
     point = next(point for point in plugins.installed() if point.value == "gpt2demo_top_n_sigma")
     assert point.name == "top-n-sigma"
     assert plugins.registry().owner("samplers", point.name).distribution == "gpt2demo-top-n-sigma"
 
 
-def test_an_example_by_hand():
+def test_an_example_by_hand() -> None:
     # mean 2, deviations -2 0 2, σ = sqrt(8/3) = 1.63: with n=1 the threshold is 2.37, with n=1.3 it is 1.88
     logits = torch.tensor([[0.0, 2.0, 4.0]])
     assert survivors(logits, n=1.0).tolist() == [[False, False, True]]
@@ -34,30 +43,30 @@ def test_an_example_by_hand():
 
 
 @pytest.mark.parametrize("n", [0.5, 1.0, 2.0])
-def test_it_is_the_definition_in_the_paper(logits, n):
+def test_it_is_the_definition_in_the_paper(logits: torch.Tensor, n: float) -> None:
     threshold = logits.amax(-1, keepdim=True) - n * logits.std(-1, keepdim=True, correction=0)
     assert torch.equal(survivors(logits, n), logits >= threshold)
     assert 1 < survivors(logits, n).sum(-1).float().mean() < 300
 
 
-def test_survivors_keep_their_logits(logits):
+def test_survivors_keep_their_logits(logits: torch.Tensor) -> None:
     result = plugins.create_sampler("top-n-sigma")(logits, CONTEXT)
     assert torch.equal(result[result.isfinite()], logits[survivors(logits)])
 
 
 @pytest.mark.parametrize("temperature", [0.25, 0.5, 2.0, 8.0])  # powers of two: no rounding
-def test_temperature_changes_nothing(logits, temperature):
+def test_temperature_changes_nothing(logits: torch.Tensor, temperature: float) -> None:
     assert torch.equal(survivors(logits), survivors(logits / temperature))
 
 
-def test_a_larger_n_keeps_more(logits):
+def test_a_larger_n_keeps_more(logits: torch.Tensor) -> None:
     kept = [int(survivors(logits, n).sum()) for n in (0, 0.5, 1, 2, 4, 100)]
     assert kept == sorted(set(kept))
     assert kept[0] == len(logits)
     assert kept[-1] == logits.numel()
 
 
-def test_only_finite_logits_count_for_the_deviation(logits):
+def test_only_finite_logits_count_for_the_deviation(logits: torch.Tensor) -> None:
     some = logits[:, :100]
     padded = torch.cat([some, torch.full((64, 200), -INF)], dim=-1)
     assert torch.equal(survivors(padded)[:, :100], survivors(some))
@@ -73,11 +82,11 @@ def test_only_finite_logits_count_for_the_deviation(logits):
         ([0.0, -3e38, 0.0, -INF], [True, False, True, False]),
     ],
 )
-def test_extreme_rows(row, kept):
+def test_extreme_rows(row: list[float], kept: list[bool]) -> None:
     assert survivors(torch.tensor([row])).tolist() == [kept]
 
 
 @pytest.mark.parametrize("n", ["-1", "101", "nan", "inf", "true", "many"])
-def test_a_value_out_of_range_is_refused_by_name(n):
+def test_a_value_out_of_range_is_refused_by_name(n: str) -> None:
     with pytest.raises(SettingError, match=rf"sampler 'top-n-sigma': n='{n}'"):
         plugins.create_sampler(f"top-n-sigma:n={n}")
