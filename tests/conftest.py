@@ -13,7 +13,16 @@ import pytest
 from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 
-SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "batch_size": 8, "steps": 12, "eval_batches": 2}
+SMALL = {
+    "tokenizer": "byte",
+    "n_layer": 2,
+    "n_head": 2,
+    "n_embd": 32,
+    "n_positions": 32,
+    "batch_size": 8,
+    "steps": 12,
+    "eval_batches": 2,
+}
 """Settings of a training that takes a second."""
 
 SHAPE = ModelConfig(vocab_size=97, n_positions=24, n_embd=32, n_head=4, n_layer=2)

@@ -16,7 +16,7 @@ from conftest import Cli
 from gpt2demo import checkpoint
 from gpt2demo.run import find_run
 
-TINY = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 24 --batch-size 4 --steps 6 --eval-batches 1 --sample-tokens 20".split()
+TINY = "--tokenizer byte --n-layer 1 --n-head 2 --n-embd 16 --n-positions 24 --batch-size 4 --steps 6 --eval-batches 1 --sample-tokens 20".split()
 
 
 def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -52,7 +52,9 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert "top-k" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["ui", "train", "resume", "chat", "generate", "eval", "export", "runs", "plugins", "data"])
+@pytest.mark.parametrize(
+    "command", ["ui", "train", "resume", "chat", "generate", "eval", "export", "import", "runs", "plugins", "data"]
+)
 def test_every_command_has_help(cli: Cli, command: str) -> None:
     done = cli(command, "--help")
     assert done.returncode == 0
@@ -68,9 +70,7 @@ def test_training_prints_the_folder_on_stdout_and_the_rest_on_stderr(cli: Cli, t
 
 
 def test_the_original_names_of_settings_work(cli: Cli, text_file: Path) -> None:
-    words = (
-        "--embed-dim 16 --num-heads 2 --num-layers 1 --max-seq-len 24 --num-epochs 0.02 --batch-size 4 --sample-tokens 0".split()
-    )
+    words = "--tokenizer byte --embed-dim 16 --num-heads 2 --num-layers 1 --max-seq-len 24 --num-epochs 0.02 --batch-size 4 --sample-tokens 0".split()
     assert cli("train", text_file, "--run", "old", *words).returncode == 0
     info = find_run("old").info()
     assert (info["model"]["n_embd"], info["model"]["n_head"], info["model"]["n_layer"], info["model"]["n_positions"]) == (

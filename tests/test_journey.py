@@ -18,7 +18,7 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_journey(cli: Cli, tmp_path: Path) -> None:
     text = tmp_path / "my.txt"
     text.write_text("".join(f"Number {n} is {'even' if n % 2 == 0 else 'odd'}.\n" for n in range(2000)), encoding="utf-8")
-    sizes = "--n-layer 2 --n-head 2 --n-embd 32 --n-positions 32 --batch-size 16 --steps 200 --learning-rate 5e-3".split()
+    sizes = "--tokenizer byte --n-layer 2 --n-head 2 --n-embd 32 --n-positions 32 --batch-size 16 --steps 200 --learning-rate 5e-3".split()
 
     trained = cli("train", text, "--run", "numbers", *sizes)
     assert trained.returncode == 0, trained.stderr

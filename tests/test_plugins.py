@@ -134,7 +134,23 @@ def test_the_program_goes_on_with_a_broken_plugin_installed(cli: Cli, text_file:
     site = install(tmp_path / "site", "broken", "raise RuntimeError('broken on purpose')")
     env = {"PYTHONPATH": str(site)}
     assert cli("--help", env=env).returncode == 0
-    trained = cli("train", text_file, "--run", "a", "--steps", 2, "--n-embd", 16, "--n-layer", 1, "--eval-batches", 1, env=env)
+    trained = cli(
+        "train",
+        text_file,
+        "--run",
+        "a",
+        "--steps",
+        2,
+        "--n-embd",
+        16,
+        "--n-head",
+        2,
+        "--n-layer",
+        1,
+        "--eval-batches",
+        1,
+        env=env,
+    )
     assert trained.returncode == 0, trained.stderr
     assert cli("generate", "a", "--max-new-tokens", 3, env=env).returncode == 0
     listed = json.loads(cli("plugins", "--json", env=env).stdout)

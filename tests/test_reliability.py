@@ -223,7 +223,9 @@ def test_faults_injected_below_python(tmp_path: Path, call: str, action: str) ->
 def test_a_disk_that_is_really_full(tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         monkeypatch.setenv("GPT2DEMO_RUNS_DIR", str(disk))
@@ -248,7 +250,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, text_file: Path, monkeypatch
 def test_signals_at_random_steps_leave_a_checkpoint(text_file: Path, tmp_path: Path, trials: int) -> None:
     """Once: a checkpoint and 128 + signal within 10 seconds. Twice in a row: at once, and nothing is torn."""
     rng = random.Random(1)
-    words = "--n-layer 1 --n-head 1 --n-embd 16 --n-positions 16 --batch-size 2 --steps 1000000 --eval-batches 1 --sample-tokens 0".split()
+    words = "--tokenizer byte --n-layer 1 --n-head 1 --n-embd 16 --n-positions 16 --batch-size 2 --steps 1000000 --eval-batches 1 --sample-tokens 0".split()
     for trial in range(trials):
         name = f"r{trial}"
         number, twice = rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP]), trial % 4 == 3
