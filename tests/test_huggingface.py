@@ -182,6 +182,7 @@ def test_the_published_configs_are_understood(name: str) -> None:
         "n_head": 12,
         "n_layer": 12 if name == "gpt2" else 6,
         "dropout": 0.1,
+        "initializer_range": 0.02,
     }
 
 
@@ -331,14 +332,14 @@ def test_an_imported_run_is_used_like_any_other(
     assert (info["preset"], info["imported"]["source"]) == (None, str(folder))
     assert len(info["imported"]["files"]["model.safetensors"]["sha256"]) == 64
     assert find_run("theirs").state().status == "finished"
-    greedy = json.loads(
-        cli("generate", "theirs", "--prompt", "the cat", "--max-new-tokens", 20, "--temperature", 0, "--json").stdout
-    )
-    assert greedy["ids"] == transformers_greedy(folder, "the cat", len(greedy["ids"]))
-    assert len(greedy["ids"]) > 5
-    assert json.loads(cli("eval", "theirs", text_file, "--json").stdout)["tokens"] > 1000
+    model = gpt2demo.load("theirs")
+    greedy = model.generate("the cat", max_new_tokens=20, temperature=0)
+    assert "".join(greedy) == model.tokenizer.decode(greedy.ids)
+    assert len(greedy.ids) > 5
+    assert greedy.ids == transformers_greedy(folder, "the cat", len(greedy.ids))
+    assert evaluate(model, [text_file]).tokens > 1000
     with pytest.raises(RunError, match="name the text files"):
-        evaluate(gpt2demo.load("theirs"))
+        evaluate(model)
     with pytest.raises(RunError, match="--init-from theirs"):
         next(trainer.resume("theirs", steps=10))
 
@@ -567,6 +568,7 @@ def steps(events: list[Event]) -> list[tuple[int, float, float]]:
         ({"n_layer": 3}, "n_layer=3: the model 'theirs' to start from has n_layer=2"),
         ({"n_embd": 48}, "n_embd=48: .* has n_embd=24"),
         ({"n_head": 5}, "n_head=5: .* has n_head=4"),
+        ({"initializer_range": 0.5}, "initializer_range=0.5: .* has initializer_range=0.2"),
         ({"vocab_size": 400}, "vocab_size=400: .* has vocab_size=300"),
         ({"n_positions": 41}, "n_positions=41: .* has 40; give at most that"),
         ({"tokenizer": "byte"}, "tokenizer='byte': the model 'theirs' has its own, 'bpe'"),

@@ -10,7 +10,7 @@ import pytest
 from gpt2demo.datasets.tales import PLOTS, PRONOUNS, VILLAGE, Tales, Teller, tell
 
 STORIES = list(Tales(stories=3000).documents())
-SEX = {name: he for name, he in VILLAGE.values()}
+SEX = dict(VILLAGE.values())
 
 
 def names(story: str) -> set[str]:
