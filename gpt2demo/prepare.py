@@ -78,7 +78,7 @@ def starting_from(start: Start, base: Preset, tokenizer: Any, settings: dict[str
     if tokenizer:
         raise SettingError(f"tokenizer={tokenizer!r}: the model {start.name!r} has its own, {start.kind!r}; leave it out")
     shape = start.model.config
-    for name in ("vocab_size", "n_embd", "n_head", "n_layer"):
+    for name in ("vocab_size", "n_embd", "n_head", "n_layer", "initializer_range"):
         if settings.get(name) is not None and str(settings[name]) != str(getattr(shape, name)):
             own = f"{name}={getattr(shape, name)}"
             raise SettingError(f"{name}={settings[name]}: the model {start.name!r} to start from has {own}; leave it out")

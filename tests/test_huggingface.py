@@ -397,7 +397,7 @@ def test_a_path_is_never_taken_for_a_hub_name(name: str) -> None:
 
 def make_run(name: str, tokenizer: str, text: Path) -> Run:
     """A run that has really been trained."""
-    list(gpt2demo.train(text, run=name, tokenizer=tokenizer, **{**SMALL, "steps": 4, "sample_tokens": 0, "threads": 1}))
+    list(gpt2demo.train(text, run=name, **{**SMALL, "tokenizer": tokenizer, "steps": 4, "sample_tokens": 0, "threads": 1}))
     return find_run(name)
 
 
