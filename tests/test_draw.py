@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
 from gpt2demo import generate, plugins
-from gpt2demo.generate import draw, uniforms
+from gpt2demo.config import GenerateConfig
+from gpt2demo.generate import Generation, draw, uniforms
 from gpt2demo.interfaces import SamplingContext
+from gpt2demo.tokenizers.byte import ByteTokenizer
 
 INF = float("inf")
 DRAWS = 20_000
@@ -74,9 +77,10 @@ def test_the_numbers_are_exact_in_float32_and_below_one() -> None:
 
 @pytest.mark.parametrize("width", [2, 256, 50257])
 def test_it_is_the_inverse_of_the_cumulated_probabilities(width: int) -> None:
-    logits = torch.randn(64, width, generator=torch.Generator().manual_seed(width)) * 4
+    """In float64: summed up in float32, the probabilities of a large vocabulary move tokens by one."""
+    logits = torch.randn(200, width, generator=torch.Generator().manual_seed(width)) * torch.linspace(0, 4, 200).unsqueeze(-1)
     cumulated = logits.double().softmax(-1).cumsum(-1).numpy()
-    expected = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulated, uniforms(3, 9, 64), strict=True)]
+    expected = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulated, uniforms(3, 9, 200), strict=True)]
     assert draw(logits, 3, 9).tolist() == expected
 
 
@@ -117,3 +121,26 @@ def test_on_a_border_the_upper_token_is_drawn(monkeypatch: pytest.MonkeyPatch) -
     for number, expected in ((0.5 - 2**-24, 0), (0.5, 1)):
         monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows, u=number: [u] * rows)
         assert draw(torch.zeros(1, 2), 0, 0).tolist() == [expected]
+
+
+class Wide:
+    """An engine whose vocabulary is larger than any tokenizer's, and which likes its last tokens best."""
+
+    name = provider = "wide"
+    n_positions, vocab_size, length = 100, 300, 0
+
+    def reset(self) -> None:
+        self.length = 0
+
+    def feed(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        self.length += ids.shape[1]
+        return np.arange(300, dtype=np.float32)[None] / 10
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
+    """A model may have more rows than its tokenizer has ids, for speed or because somebody asked for them."""
+    config = GenerateConfig(max_new_tokens=50, seed=0, temperature=1.0)
+    generation = Generation(Wide(), ByteTokenizer(), [1], config)  # type: ignore[arg-type]
+    list(generation)
+    assert max(generation.ids) == 255
+    assert len(set(generation.ids)) > 10
