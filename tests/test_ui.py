@@ -164,11 +164,11 @@ def test_start_alone_trains_the_example_stories_with_the_preset_nano(form: Any) 
 def test_only_what_differs_from_the_preset_is_passed_on(form: Any) -> None:
     built, started, values = form
     ids = {component.elem_id: component for component in built.inputs}
-    values |= {ids["train-steps"]: "30", ids["train-n_layer"]: 2, ids["dataset-tales-stories"]: 50, ids["tokenizer"]: "char"}
+    values |= {ids["train-steps"]: "30", ids["train-n_layer"]: 3, ids["dataset-tales-stories"]: 50, ids["tokenizer"]: "char"}
     values |= {ids["run-name"]: " mine ", ids["train-learning_rate"]: 0.003}
     built.start(values)
     assert started["run"] == "mine"
-    expected = {"preset": "nano", "dataset": "tales:stories=50", "tokenizer": "char", "n_layer": 2, "steps": "30"}
+    expected = {"preset": "nano", "dataset": "tales:stories=50", "tokenizer": "char", "n_layer": 3, "steps": "30"}
     assert given(started) == expected
     assert "--steps=30" in jobs.options(started["settings"])
 
@@ -196,7 +196,7 @@ def test_own_text_is_pasted_or_uploaded(form: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("control", "value", "message"), [
-    ("train-n_embd", 130, "n_embd=130 is not divisible by n_head=4"),
+    ("train-n_embd", 130, "n_embd=130 is not divisible by n_head=6"),
     ("train-steps", "many", "steps='many'"),
     ("train-learning_rate", float("nan"), "learning_rate='nan'"),
 ])  # fmt: skip
