@@ -278,13 +278,21 @@ def verify(path: Path) -> Checkpoint:
         file = path / name
         if Path(name).is_absolute() or ".." in Path(name).parts or not file.is_file():
             raise CheckpointError(f"{file}: is missing")
-        if (
-            not isinstance(expected, dict)
-            or file.stat().st_size != expected.get("bytes")
-            or sha256(file) != expected.get("sha256")
-        ):
+        if not isinstance(expected, dict) or not _as_listed(file, expected):
             raise CheckpointError(f"{file}: is damaged (its content does not match manifest.json)")
     return _describe(path)
+
+
+def _as_listed(file: Path, expected: dict[str, Any]) -> bool:
+    """Whether a file is what the manifest says of it.
+
+    Raises:
+        CheckpointError: it cannot be read; a trainer may be removing the checkpoint at this moment.
+    """
+    try:
+        return bool(file.stat().st_size == expected.get("bytes") and sha256(file) == expected.get("sha256"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _describe(path: Path) -> Checkpoint:

@@ -105,6 +105,21 @@ def test_a_damaged_newest_is_passed_over_with_a_warning(folder: Path) -> None:
         assert checkpoint.newest(folder).step == 1
 
 
+def test_a_checkpoint_that_vanishes_while_it_is_read_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer may prune what another process has just begun to read."""
+
+    def gone(file: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory", str(file))
+
+    save(folder, 1)
+    monkeypatch.setattr(checkpoint, "sha256", gone)
+    with (
+        pytest.warns(UserWarning, match="No such file or directory.*passed over"),
+        pytest.raises(CheckpointError, match="no usable"),
+    ):
+        checkpoint.newest(folder)
+
+
 def test_without_any_whole_checkpoint_it_says_so(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="no usable checkpoint"):
         checkpoint.newest(folder)

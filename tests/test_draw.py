@@ -77,7 +77,6 @@ def test_the_numbers_are_exact_in_float32_and_below_one() -> None:
 
 @pytest.mark.parametrize("width", [2, 256, 50257])
 def test_it_is_the_inverse_of_the_cumulated_probabilities(width: int) -> None:
-    """In float64: summed up in float32, the probabilities of a large vocabulary move tokens by one."""
     logits = torch.randn(200, width, generator=torch.Generator().manual_seed(width)) * torch.linspace(0, 4, 200).unsqueeze(-1)
     cumulated = logits.double().softmax(-1).cumsum(-1).numpy()
     expected = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulated, uniforms(3, 9, 200), strict=True)]
@@ -121,6 +120,12 @@ def test_on_a_border_the_upper_token_is_drawn(monkeypatch: pytest.MonkeyPatch) -
     for number, expected in ((0.5 - 2**-24, 0), (0.5, 1)):
         monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows, u=number: [u] * rows)
         assert draw(torch.zeros(1, 2), 0, 0).tolist() == [expected]
+
+
+def test_the_probabilities_are_summed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One half and a billionth more: in float32 it would be one half."""
+    monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows: [0.5] * rows)
+    assert draw(torch.tensor([[4e-9, 0.0]]), 0, 0).tolist() == [0]
 
 
 class Wide:

@@ -286,6 +286,13 @@ def test_a_loaded_model_serves_one_answer_at_a_time() -> None:
         assert newer is not again
 
 
+def test_a_checkpoint_may_vanish_while_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer prunes old checkpoints at any moment: between finding one and asking how old it is, too."""
+    list(gpt2demo.train(dataset="tales:stories=50", run="small", **SMALL))
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([folder / "gone"]))
+    assert choices() == []
+
+
 def test_what_loading_warns_of_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, engine: str) -> object:
         warnings.warn_explicit("older than its run", UserWarning, "f.py", 1, module="gpt2demo.generate")

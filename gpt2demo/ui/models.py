@@ -33,7 +33,15 @@ def runs() -> list[str]:
 def _version(folder: Path) -> int:
     """When a run's newest checkpoint or an export was written, in nanoseconds; 0 where there is neither."""
     marks = [*Run(folder).checkpoints.glob("step-*/manifest.json"), *folder.glob("gpt2demo.json")]
-    return max((mark.stat().st_mtime_ns for mark in marks), default=0)
+    return max(map(_written, marks), default=0)
+
+
+def _written(mark: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where the trainer has just removed it with an old checkpoint."""
+    try:
+        return mark.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 class Loaded:

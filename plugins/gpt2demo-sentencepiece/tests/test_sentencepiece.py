@@ -97,12 +97,18 @@ def test_an_error_of_the_texts_comes_through() -> None:
         SentencePieceTokenizer.train(texts())
 
 
-def test_a_model_that_loses_something_is_refused(tmp_path: Path) -> None:
-    """As SentencePiece trains by itself: spaces are merged, characters unified."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"vocab_size": 60},  # as SentencePiece trains by itself
+        {"vocab_size": 300, "byte_fallback": True, "eos_piece": plugin.END},  # spaces are merged, characters unified
+    ],
+)
+def test_a_model_that_loses_something_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    SentencePieceTrainer.train(sentence_iterator=iter([PROSE] * 30), model_writer=model, vocab_size=60, minloglevel=2)
+    SentencePieceTrainer.train(sentence_iterator=iter([PROSE] * 30), model_writer=model, minloglevel=2, **settings)
     (tmp_path / plugin.FILE).write_bytes(model.getvalue())
-    with pytest.raises(TokenizerError, match="not a SentencePiece model that this plugin trained"):
+    with pytest.raises(TokenizerError, match="not a SentencePiece model that this plugin trained .*would not survive"):
         SentencePieceTokenizer.load(tmp_path)

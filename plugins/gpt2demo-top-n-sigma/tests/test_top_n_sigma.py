@@ -80,6 +80,7 @@ def test_only_finite_logits_count_for_the_deviation(logits: torch.Tensor) -> Non
         ([-INF, 5.0, -INF], [False, True, False]),
         ([3e38, -3e38, -3e38, 3e38], [True, False, False, True]),  # squares overflow in float32
         ([0.0, -3e38, 0.0, -INF], [True, False, True, False]),
+        ([0.0, -1.0, -2000.0], [True, True, False]),  # unlikely is not ruled out: it counts
     ],
 )
 def test_extreme_rows(row: list[float], kept: list[bool]) -> None:
