@@ -7,109 +7,25 @@ engine, with and without a cache.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from gpt2demo import checkpoint, plugins
 from gpt2demo.config import GenerateConfig
-from gpt2demo.errors import RunError, SettingError
-from gpt2demo.interfaces import Engine, Sampler, SamplingContext, Tokenizer
+from gpt2demo.drawing import Chain
+from gpt2demo.errors import RunError
+from gpt2demo.interfaces import Engine, Tokenizer
 from gpt2demo.run import Run, find_model
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from gpt2demo.streaming import StopText, StreamDecoder
 
 EngineName = Literal["auto", "torch", "onnx"]
 StopReason = Literal["length", "end", "stop"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-
-
-def draw(logits: Tensor, seed: int, position: int) -> Tensor:
-    """One id per row from the softmax of the logits, by inverse transform of one uniform number per row.
-
-    The number comes from a counter-based stream (Philox, Salmon et al. 2011) keyed by (seed, row, position), so the same seed
-    gives the same tokens on every engine and at every batch size.
-
-    Args:
-        logits: (B, V) float32, -inf for what may not be drawn.
-        seed: of the generation.
-        position: index of the token to be drawn, counted from the start of the prompt.
-
-    Returns:
-        (B,) int64.
-    """
-    uniform = logits.new_tensor(uniforms(seed, position, logits.shape[0])).double().unsqueeze(-1)  # (B, 1)
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    return (cumulative <= uniform * cumulative[:, -1:]).sum(dim=-1)
-
-
-def uniforms(seed: int, position: int, rows: int) -> list[float]:
-    """The uniform numbers in [0, 1) of one position, a row each, with 24 bits: exact in float32."""
-    generators = (np.random.Philox(key=seed, counter=[0, 0, position, row]) for row in range(rows))
-    return [(int(generator.random_raw()) >> 40) / 2**24 for generator in generators]
-
-
-class StreamDecoder:
-    """Turns ids into text piece by piece: each character comes once, and only when it is complete.
-
-    A tokenizer may decode differently in the middle of a text than at its start (a dropped leading space), so a few ids before
-    the new ones are always decoded along and their text is cut off.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._context = 0  # ids from here on are decoded
-        self._emitted = 0  # ids before this one have been given out
-
-    def push(self, index: int) -> str:
-        """The text that one more id completes; may be empty."""
-        self._ids.append(index)
-        return self._take(final=False)
-
-    def flush(self) -> str:
-        """The rest, incomplete characters as U+FFFD."""
-        return self._take(final=True)
-
-    def _take(self, *, final: bool) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._emitted])
-        text = self._tokenizer.decode(self._ids[self._context :])
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and not final:
-            return ""
-        self._context, self._emitted = self._emitted, len(self._ids)
-        return text[len(before) :]
-
-
-class StopText:
-    """Holds back what may be the beginning of a stop text, and cuts at the first that is complete."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.found = False
-
-    def push(self, piece: str) -> str:
-        """The text that may be shown now."""
-        text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
-            self.found = True
-            self._held = ""
-            return text[: min(places)]
-        held = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-    def flush(self) -> str:
-        """What was held back and was no stop text after all."""
-        held, self._held = self._held, ""
-        return held
 
 
 class Generation(Iterator[str]):
@@ -142,7 +58,7 @@ class Generation(Iterator[str]):
         self._engine = engine
         self._tokenizer = tokenizer
         self._config = config
-        self._chain = [plugins.create_sampler(spec) for spec in config.chain]
+        self._samplers = [plugins.create_sampler(spec) for spec in config.chain]
         self._pieces = self._run()
 
     def __iter__(self) -> Self:
@@ -182,16 +98,14 @@ class Generation(Iterator[str]):
 
     def _tokens(self) -> Iterator[int]:
         """Draw ids until the length or the end-of-text id."""
-        import torch
-
-        ids = torch.empty(1, len(self.prompt) + self._config.max_new_tokens, dtype=torch.int64)
-        ids[0, : len(self.prompt)] = torch.tensor(self.prompt)
-        contexts = [SamplingContext(ids, len(self.prompt)) for _ in self._chain]
+        chain = Chain(self._samplers, self.seed, len(self.prompt))
+        ids = np.empty((1, len(self.prompt) + self._config.max_new_tokens), np.int64)
+        ids[0, : len(self.prompt)] = self.prompt
         self._engine.reset()
         for position in range(len(self.prompt), ids.shape[1]):
             start = time.perf_counter()
-            logits = torch.from_numpy(self._logits(ids[:, :position].numpy()))[:, : self._tokenizer.vocab_size]
-            index = self._draw(logits, ids[:, :position], contexts, position)
+            logits = self._logits(ids[:, :position])[:, : self._tokenizer.vocab_size]
+            index = chain.draw(logits, ids[:, :position])
             ids[0, position] = index
             self._count(index, time.perf_counter() - start)
             if index == self._tokenizer.eos_id:
@@ -215,19 +129,6 @@ class Generation(Iterator[str]):
             self._engine.reset()
             return self._engine.feed(ids[:, -max(1, n_positions // 2) :])
         return self._engine.feed(ids[:, -1:])
-
-    def _draw(self, logits: Tensor, ids: Tensor, contexts: list[SamplingContext], position: int) -> int:
-        """Run the chain, draw, and check what a plugin may have done."""
-        import torch
-
-        with torch.inference_mode():  # without the bookkeeping for gradients it takes a fifth less
-            for sampler, context in zip(self._chain, contexts, strict=True):
-                context.ids = ids
-                logits = checked(sampler, sampler(logits, context), logits)
-            drawn = draw(logits, self.seed, position)
-            for sampler, context in zip(self._chain, contexts, strict=True):
-                sampler.observe(drawn, context)
-            return int(drawn[0])
 
 
 class Model:
@@ -310,11 +211,12 @@ def _load_checkpoint(found: Run | Path, device: DeviceName) -> Model:
     """A run's newest checkpoint, or a named one, on PyTorch."""
     from gpt2demo.engines.torch import TorchEngine
     from gpt2demo.hardware import torch_device
+    from gpt2demo.weights import load_model
 
     where = torch_device(device)
     saved = checkpoint.newest(found.checkpoints) if isinstance(found, Run) else checkpoint.verify(found)
     tokenizer, _ = checkpoint.load_tokenizer(saved.path / "tokenizer")
-    engine = TorchEngine(checkpoint.load_model(saved.path).to(where))
+    engine = TorchEngine(load_model(saved.path).to(where))
     return _fitting(Model(engine, tokenizer, found.name, saved.path))
 
 
@@ -324,17 +226,3 @@ def _fitting(model: Model) -> Model:
         sizes = f"{model.tokenizer.vocab_size} ids, the model {model.engine.vocab_size}"
         raise RunError(f"{model.path}: the tokenizer has {sizes}; they do not belong together")
     return model
-
-
-def checked(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
-    """A sampler's result, after making sure that it can be drawn from.
-
-    Raises:
-        SettingError: wrong shape, NaN or +inf, or nothing left to draw.
-    """
-    name = type(sampler).__name__
-    if result.shape != before.shape:
-        raise SettingError(f"sampler {name}: gave shape {tuple(result.shape)} for {tuple(before.shape)}")
-    if not all(map(math.isfinite, result.amax(dim=-1).tolist())):  # amax carries NaN and +inf through; all -inf gives -inf
-        raise SettingError(f"sampler {name}: left nothing that can be drawn, or gave NaN")
-    return result

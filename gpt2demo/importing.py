@@ -24,7 +24,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt2demo import checkpoint, plugins
-from gpt2demo.checkpoint import PREFIX, TRANSPOSED
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.interfaces import Tokenizer
@@ -32,6 +31,7 @@ from gpt2demo.model import GPT2
 from gpt2demo.run import Run, State, find_model, new_run, now
 from gpt2demo.storage import read_json, sha256
 from gpt2demo.tokenizers.huggingface import read_tokenizer
+from gpt2demo.weights import PREFIX, TRANSPOSED, from_hugging_face, load_model, model_config, save
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -107,7 +107,7 @@ def import_model(source: str, *, run: str | None = None, report: Callable[[str],
 def write_start(run: Run, model: GPT2) -> None:
     """Write the weights that a run starts from as its checkpoint of step 0, which no optimizer has seen."""
     progress = {"step": 0, "validation_loss": None, "time": now()}
-    checkpoint.save(run.checkpoints, model, run.tokenizer, None, progress)
+    save(run.checkpoints, model, run.tokenizer, None, progress)
 
 
 def _info(found: Start) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def read(folder: Path, asked: str) -> Start:
 
 def _read_checkpoint(path: Path, name: str, asked: str) -> Start:
     """A verified checkpoint of ours, which carries its tokenizer along."""
-    return Start(name, checkpoint.load_model(path), *checkpoint.load_tokenizer(path / "tokenizer"), origin=_origin(path, asked))
+    return Start(name, load_model(path), *checkpoint.load_tokenizer(path / "tokenizer"), origin=_origin(path, asked))
 
 
 def _origin(folder: Path, asked: str) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def read_config(stored: dict[str, Any]) -> ModelConfig:
     for name, values in {"model_type": ("gpt2",), **supported}.items():
         if found[name] not in values:
             raise RunError(f"{name}={found[name]!r} in config.json is not supported; GPT-2 has {values[0]!r}")
-    return checkpoint.model_config(shape)
+    return model_config(shape)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -295,7 +295,7 @@ def read_weights(files: Sequence[Path], expected: dict[str, tuple[int, ...]]) ->
                     if ours in weights:
                         raise CheckpointError(f"{file}: {ours} is stored twice")
                     _check_weight(file, name, stored.get_slice(name), expected.get(ours))
-                    weights[ours] = checkpoint.from_hugging_face(name, stored.get_tensor(name))[1].float()
+                    weights[ours] = from_hugging_face(name, stored.get_tensor(name))[1].float()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: cannot be read ({error})") from None
     return weights

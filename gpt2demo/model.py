@@ -3,7 +3,7 @@
 The model of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019): the decoder of "Attention is all you
 need" with the layer norms moved to the inputs of the sub-blocks (section 2.3), learned positions, the tanh form of GELU and a
 head that shares its weights with the token embedding. Parameters carry the names of OpenAI's released code (`wte`, `c_attn`,
-`ln_f`), so that weights map one to one. Matrices are `nn.Linear` (out, in); OpenAI stores them (in, out): `checkpoint.py`
+`ln_f`), so that weights map one to one. Matrices are `nn.Linear` (out, in); OpenAI stores them (in, out): `weights.py`
 transposes.
 
 Legend for shapes: B = batch, T = new positions, S = all positions seen (cached and new), C = width (n_embd),

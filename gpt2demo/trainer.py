@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2demo import checkpoint, plugins
+from gpt2demo import checkpoint, plugins, weights
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.data import Windows, load_ids, load_sizes
 from gpt2demo.engines.torch import TorchEngine
@@ -175,12 +175,12 @@ class Training:
             self.run.forget_after(-1)
             return
         saved = checkpoint.newest(self.run.checkpoints)
-        self.model.load_state_dict(checkpoint.load_model(saved.path).state_dict())
+        self.model.load_state_dict(weights.load_model(saved.path).state_dict())
         self.step = self._saved_step = saved.step
         if saved.step == 0:  # weights to start from: no optimizer has seen them, and nothing has happened yet
             self.run.forget_after(-1)
             return
-        progress, state = checkpoint.load_trainer(saved.path)
+        progress, state = weights.load_trainer(saved.path)
         self.optimizer.load_state_dict(state)
         self.validation_loss = saved.validation_loss
         self._warn_of_changes(progress)
@@ -357,7 +357,7 @@ class Training:
     def save_now(self) -> Saved:
         """Write a checkpoint, then remove old ones."""
         progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._surroundings()}
-        saved = checkpoint.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
+        saved = weights.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
         self._saved_step = self.step
         self.run.write_state(self.state("running"))
         checkpoint.prune(self.run.checkpoints, self.config.keep)

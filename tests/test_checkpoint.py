@@ -12,7 +12,7 @@ import torch
 from conftest import SHAPE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gpt2demo import checkpoint, storage
+from gpt2demo import checkpoint, storage, weights
 from gpt2demo.checkpoint import Checkpoint
 from gpt2demo.config import TrainConfig
 from gpt2demo.errors import CheckpointError
@@ -40,17 +40,17 @@ def save(folder: Path, step: int, loss: float | None = None) -> Checkpoint:
     model, optimizer = trained()
     tokenizer = folder.parent / "tokenizer"
     checkpoint.save_tokenizer(ByteTokenizer(), "byte", tokenizer)
-    return checkpoint.save(folder, model, tokenizer, optimizer, {"step": step, "validation_loss": loss})
+    return weights.save(folder, model, tokenizer, optimizer, {"step": step, "validation_loss": loss})
 
 
 def test_what_is_saved_comes_back_exactly(folder: Path) -> None:
     saved = save(folder, 7, 1.5)
     model, optimizer = trained()
     assert checkpoint.newest(folder) == saved == Checkpoint(folder / "step-00000007", 7, 1.5)
-    loaded = checkpoint.load_model(saved.path)
+    loaded = weights.load_model(saved.path)
     for (name, left), right in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(left, right), name
-    progress, state = checkpoint.load_trainer(saved.path)
+    progress, state = weights.load_trainer(saved.path)
     assert progress["step"] == 7
     expected = optimizer.state_dict()
     assert state["param_groups"] == expected["param_groups"] or json.dumps(state["param_groups"]) == json.dumps(
@@ -62,7 +62,7 @@ def test_what_is_saved_comes_back_exactly(folder: Path) -> None:
 
 def test_transformers_loads_the_folder_as_it_is(folder: Path) -> None:
     path = save(folder, 1).path
-    theirs, ours = AutoModelForCausalLM.from_pretrained(path), checkpoint.load_model(path)
+    theirs, ours = AutoModelForCausalLM.from_pretrained(path), weights.load_model(path)
     ids = torch.randint(0, 256, (2, 20))
     torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-5, rtol=0)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -139,7 +139,7 @@ def test_a_disk_that_refuses_leaves_what_was_there(folder: Path, monkeypatch: py
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    owner = {"fsync": storage, "rename": storage.os}.get(failing, checkpoint)
+    owner = {"fsync": storage, "rename": storage.os, "save_file": weights}.get(failing, checkpoint)
     with monkeypatch.context() as patch:
         patch.setattr(owner, failing, refuse)
         with pytest.raises(CheckpointError, match="No space left on device"):
@@ -179,7 +179,7 @@ def test_a_hostile_config_is_refused_before_memory_is_taken(folder: Path, change
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     (path / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=complaint):
-        checkpoint.load_model(path)
+        weights.load_model(path)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2demo import generate, plugins
+from gpt2demo import drawing, plugins
 from gpt2demo.config import GenerateConfig
-from gpt2demo.generate import Generation, draw, uniforms
+from gpt2demo.drawing import draw, uniforms
+from gpt2demo.generate import Generation
 from gpt2demo.interfaces import SamplingContext
 from gpt2demo.tokenizers.byte import ByteTokenizer
 
@@ -48,9 +49,9 @@ def test_the_chi_square_test_notices_a_wrong_distribution() -> None:
 
 
 ALONG = {
-    "seeds": lambda: [uniforms(seed, 5, 1)[0] for seed in range(DRAWS)],
-    "positions": lambda: [uniforms(5, position, 1)[0] for position in range(DRAWS)],
-    "rows": lambda: uniforms(5, 5, DRAWS),
+    "seeds": lambda: [uniforms(seed, 5, [0])[0] for seed in range(DRAWS)],
+    "positions": lambda: [uniforms(5, position, [0])[0] for position in range(DRAWS)],
+    "rows": lambda: uniforms(5, 5, range(DRAWS)),
 }
 
 
@@ -64,12 +65,12 @@ def test_the_numbers_are_uniform_along_each_key(key: str) -> None:
 
 def test_every_key_has_its_own_number() -> None:
     keys = itertools.product((0, 1, 2**32, 2**63 - 1), range(8), range(8))
-    numbers = [uniforms(seed, position, 8)[row] for seed, position, row in keys]
+    numbers = [uniforms(seed, position, [row])[0] for seed, position, row in keys]
     assert len(set(numbers)) == len(numbers)
 
 
 def test_the_numbers_are_exact_in_float32_and_below_one() -> None:
-    numbers = np.array(uniforms(0, 0, 5000))
+    numbers = np.array(uniforms(0, 0, range(5000)))
     assert np.array_equal(numbers, numbers.astype(np.float32))
     assert 0 <= numbers.min() <= numbers.max() <= LAST
     assert np.float32(LAST) < 1
@@ -79,7 +80,9 @@ def test_the_numbers_are_exact_in_float32_and_below_one() -> None:
 def test_it_is_the_inverse_of_the_cumulated_probabilities(width: int) -> None:
     logits = torch.randn(200, width, generator=torch.Generator().manual_seed(width)) * torch.linspace(0, 4, 200).unsqueeze(-1)
     cumulated = logits.double().softmax(-1).cumsum(-1).numpy()
-    expected = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulated, uniforms(3, 9, 200), strict=True)]
+    expected = [
+        np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulated, uniforms(3, 9, range(200)), strict=True)
+    ]
     assert draw(logits, 3, 9).tolist() == expected
 
 
@@ -101,7 +104,7 @@ def test_rows_and_positions_are_drawn_apart() -> None:
 def test_at_both_ends_of_the_numbers_only_possible_tokens_are_drawn(
     number: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows: [number] * rows)
+    monkeypatch.setattr(drawing, "uniforms", lambda seed, position, rows: [number] * len(rows))
     logits = torch.tensor([[-INF, 0.0, -INF, 1.0, 0.5, -INF], [-1e30, 1.0, -1e30, 0.0, 1.0, -1e30]])
     assert draw(logits, 0, 0).tolist() == [expected, expected]
 
@@ -109,7 +112,7 @@ def test_at_both_ends_of_the_numbers_only_possible_tokens_are_drawn(
 @pytest.mark.parametrize("number", [0.0, 0.25, 0.5, LAST])
 @pytest.mark.parametrize("only", [0, 3, 9])
 def test_a_single_possible_token_is_always_drawn(number: float, only: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows: [number] * rows)
+    monkeypatch.setattr(drawing, "uniforms", lambda seed, position, rows: [number] * len(rows))
     logits = torch.full((1, 10), -INF)
     logits[0, only] = -3e38
     assert draw(logits, 0, 0).tolist() == [only]
@@ -118,13 +121,13 @@ def test_a_single_possible_token_is_always_drawn(number: float, only: int, monke
 def test_on_a_border_the_upper_token_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half-open intervals: [0, ½) is the first of two equal tokens, [½, 1) the second."""
     for number, expected in ((0.5 - 2**-24, 0), (0.5, 1)):
-        monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows, u=number: [u] * rows)
+        monkeypatch.setattr(drawing, "uniforms", lambda seed, position, rows, u=number: [u] * len(rows))
         assert draw(torch.zeros(1, 2), 0, 0).tolist() == [expected]
 
 
 def test_the_probabilities_are_summed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """One half and a billionth more: in float32 it would be one half."""
-    monkeypatch.setattr(generate, "uniforms", lambda seed, position, rows: [0.5] * rows)
+    monkeypatch.setattr(drawing, "uniforms", lambda seed, position, rows: [0.5] * len(rows))
     assert draw(torch.tensor([[4e-9, 0.0]]), 0, 0).tolist() == [0]
 
 

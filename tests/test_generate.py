@@ -13,11 +13,13 @@ from conftest import SMALL
 
 import gpt2demo
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, ModelConfig
+from gpt2demo.drawing import checked, draw
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import PluginError, RunError, SettingError
-from gpt2demo.generate import Generation, Model, StopText, StreamDecoder, checked, draw
+from gpt2demo.generate import Generation, Model
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.model import GPT2
+from gpt2demo.streaming import StopText, StreamDecoder
 from gpt2demo.tokenizers.byte import ByteTokenizer
 
 CONTEXT = 16

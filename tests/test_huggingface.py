@@ -16,7 +16,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import gpt2demo
-from gpt2demo import checkpoint, trainer
+from gpt2demo import checkpoint, trainer, weights
 from gpt2demo.errors import CheckpointError, Error, ExportError, RunError, SettingError, TokenizerError
 from gpt2demo.evaluate import evaluate
 from gpt2demo.events import Evaluation, Event, Step
@@ -455,9 +455,9 @@ def test_half_the_size_within_the_stated_limit(text_file: Path, dtype: str) -> N
 
 def test_an_export_that_is_not_the_same_model_is_not_left_behind(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("mine", "byte", text_file)
-    weights = checkpoint.to_hugging_face(gpt2demo.load("mine").engine.model)
-    weights["transformer.h.0.attn.c_proj.weight"] = weights["transformer.h.0.attn.c_proj.weight"].t().contiguous() + 1
-    monkeypatch.setattr(checkpoint, "to_hugging_face", lambda model: weights)
+    stored = weights.to_hugging_face(gpt2demo.load("mine").engine.model)
+    stored["transformer.h.0.attn.c_proj.weight"] = stored["transformer.h.0.attn.c_proj.weight"].t().contiguous() + 1
+    monkeypatch.setattr(weights, "to_hugging_face", lambda model: stored)
     with pytest.raises(ExportError, match="fp32: a logit of the written model differs by"):
         export_model(str(run.path), "huggingface", report=lambda line: None)
     assert not list(Path(run.path.parent.parent / "exports").glob("*"))

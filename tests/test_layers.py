@@ -14,10 +14,11 @@ import gpt2demo
 PACKAGE = Path(gpt2demo.__file__).parent
 LEVELS: list[set[str]] = [
     {"errors", "interfaces", "hookspecs"},
-    {"config", "storage", "hardware"},
+    {"config", "storage", "hardware", "streaming"},
     {"tokenizers", "samplers", "datasets", "optimizers"},
-    {"plugins", "model", "run", "schedule"},
+    {"plugins", "model", "run", "schedule", "drawing"},
     {"checkpoint", "data", "events"},
+    {"weights"},
     {"engines", "importing"},
     {"prepare"},
     {"generate"},

@@ -9,9 +9,9 @@ import torch
 from conftest import SHAPE
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2demo.checkpoint import hugging_face_config, to_hugging_face
 from gpt2demo.config import PRESETS, ModelConfig
 from gpt2demo.model import GPT2, KeyValueCache
+from gpt2demo.weights import hugging_face_config, to_hugging_face
 
 
 @pytest.fixture

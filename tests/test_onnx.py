@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from gpt2demo import checkpoint, plugins
+from gpt2demo import checkpoint, plugins, weights
 from gpt2demo.config import GenerateConfig, ModelConfig
 from gpt2demo.engines import onnx as onnx_engine
 from gpt2demo.engines.onnx import OnnxEngine, cache_names, export_of, is_export
@@ -43,7 +43,7 @@ def save_checkpoint(run: Path, *, step: int = 1) -> Path:
     run.mkdir(exist_ok=True, parents=True)
     checkpoint.save_tokenizer(ByteTokenizer(), "byte", run / "tokenizer")
     optimizer = torch.optim.SGD(model.parameters())
-    return checkpoint.save(run / "checkpoints", model, run / "tokenizer", optimizer, {"step": step, "validation_loss": None}).path
+    return weights.save(run / "checkpoints", model, run / "tokenizer", optimizer, {"step": step, "validation_loss": None}).path
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +79,7 @@ def copy(exported, tmp_path) -> Path:
 
 @pytest.fixture(params=["torch", "onnx"])
 def engine(request, source, exported) -> Engine:
-    return TorchEngine(checkpoint.load_model(source)) if request.param == "torch" else OnnxEngine(exported, "cpu")
+    return TorchEngine(weights.load_model(source)) if request.param == "torch" else OnnxEngine(exported, "cpu")
 
 
 def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
@@ -186,7 +186,7 @@ def test_greedy_tokens_are_equal_past_the_end_of_the_context(source, exported, p
     prompt = some_ids(prompt_length).tolist()
     config = GenerateConfig(max_new_tokens=200, temperature=0)
     written = []
-    for engine in (TorchEngine(checkpoint.load_model(source)), OnnxEngine(exported, "cpu")):
+    for engine in (TorchEngine(weights.load_model(source)), OnnxEngine(exported, "cpu")):
         generation = Generation(engine, ByteTokenizer(), prompt, config)
         list(generation)
         written.append(generation.ids)
@@ -226,7 +226,7 @@ def test_feeding_in_pieces_gives_what_feeding_at_once_gives(engine):
 def test_logits_are_the_models(engine, source):
     ids = some_ids(1, 30)
     with torch.inference_mode():
-        expected = checkpoint.load_model(source)(torch.from_numpy(ids))[:, -1].numpy()
+        expected = weights.load_model(source)(torch.from_numpy(ids))[:, -1].numpy()
     np.testing.assert_allclose(engine.feed(ids), expected, atol=1e-3)
 
 
@@ -341,7 +341,7 @@ def test_what_is_no_model_is_refused(copy):
 
 def test_one_wrong_weight_makes_the_certificate_fail(copy, source):
     forge(copy, perturb)
-    model, tokenizer = checkpoint.load_model(source), ByteTokenizer()
+    model, tokenizer = weights.load_model(source), ByteTokenizer()
     with pytest.raises(ExportError, match=r"a logit differs by .* the limit is 0\.001"):
         certificate.prove(model, copy, source, tokenizer)
 
@@ -349,7 +349,7 @@ def test_one_wrong_weight_makes_the_certificate_fail(copy, source):
 def test_greedy_tokens_that_differ_are_named(copy, source):
     forge(copy, lambda model: perturb(model, by=30.0))
     with pytest.raises(ExportError, match=r"greedy token \d+ is \d+ instead of \d+"):
-        certificate.compare_greedy(checkpoint.load_model(source), OnnxEngine(copy, "cpu"), some_ids(20))
+        certificate.compare_greedy(weights.load_model(source), OnnxEngine(copy, "cpu"), some_ids(20))
 
 
 def test_a_nan_is_beyond_every_limit():

@@ -24,7 +24,7 @@ import torch
 from conftest import SMALL
 
 import gpt2demo
-from gpt2demo import checkpoint, trainer
+from gpt2demo import checkpoint, trainer, weights
 from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.errors import CheckpointError, Error, RunError, TrainingError
 from gpt2demo.events import Step
@@ -56,7 +56,7 @@ class Saver:
 
     def save(self, step: int) -> None:
         progress = {"step": step, "validation_loss": float(step)}
-        checkpoint.save(self.folder, self.model, self.tokenizer, self.optimizer, progress)
+        weights.save(self.folder, self.model, self.tokenizer, self.optimizer, progress)
         checkpoint.prune(self.folder, 1)
 
     def newest(self) -> int:
@@ -64,8 +64,8 @@ class Saver:
         checkpoint.clean(self.folder)
         assert not [path.name for path in self.folder.iterdir() if path.name.startswith(".tmp-")]
         found = checkpoint.newest(self.folder)
-        checkpoint.load_model(found.path)
-        checkpoint.load_trainer(found.path)
+        weights.load_model(found.path)
+        weights.load_trainer(found.path)
         return found.step
 
 
@@ -363,8 +363,8 @@ def test_rot_is_noticed_before_use(whole: Path, tmp_path: Path, kind: str, full:
 def test_a_resume_falls_back_to_the_previous_whole_checkpoint_with_a_warning(text_file: Path) -> None:
     list(gpt2demo.train(text_file, run="a", save_every=3, **SMALL))
     newest = checkpoint.newest(find_run("a").checkpoints)
-    weights = newest.path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    file = newest.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         gpt2demo.load(newest.path)
     with pytest.warns(UserWarning, match="passed over"):
@@ -418,7 +418,7 @@ def test_poisoned_numbers_stop_before_the_update(text_file: Path, poison: str) -
                 inject(events, poison)
     newest = checkpoint.newest(find_run("a").checkpoints)
     assert newest.step == (2 if poison == "weight" else 4), "the last one that was whole"
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.load_model(newest.path).state_dict().values())
+    assert all(torch.isfinite(tensor).all() for tensor in weights.load_model(newest.path).state_dict().values())
 
 
 def inject(events: Iterator[Any], poison: str) -> None:

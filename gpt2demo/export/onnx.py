@@ -27,7 +27,7 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from gpt2demo.checkpoint import load_model, load_tokenizer, write_tokenizer_json
+from gpt2demo.checkpoint import load_tokenizer, write_tokenizer_json
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines.onnx import CERTIFICATE, FORMAT, MODEL, cache_names
 from gpt2demo.errors import ExportError
@@ -36,6 +36,7 @@ from gpt2demo.export.genai import genai_config
 from gpt2demo.model import GPT2
 from gpt2demo.run import now
 from gpt2demo.storage import read_json, require_space, sha256, write_json
+from gpt2demo.weights import load_model
 
 OPSET = 18
 FILE_LIMIT = 2**31 - 2**20

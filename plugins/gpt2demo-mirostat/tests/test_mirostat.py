@@ -9,7 +9,7 @@ import torch
 
 from gpt2demo import plugins
 from gpt2demo.errors import SettingError
-from gpt2demo.generate import draw
+from gpt2demo.drawing import draw
 from gpt2demo.interfaces import SamplingContext
 from gpt2demo.testing import SamplerContract
 
