@@ -164,13 +164,23 @@ class Engine(Protocol):
         """Empty the cache. The next `feed` may have another batch size."""
         ...
 
-    def feed(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
         """Read (B, T) further ids behind those in the cache; give the logits (B, V) after the last of them.
 
-        The array may be reused by the next call: copy what must stay.
+        Texts of different lengths are one batch when the shorter ones are padded on the left. No token looks at padding, and
+        position ids count without it: each row's logits are those of its text alone, up to rounding.
+
+        Args:
+            ids: (B, T), any id of the vocabulary where a row is padded.
+            padding: (B,), how many leading ids of each row are padding, 0 to T - 1. Only with the first ids after a `reset`,
+                and remembered until the next; `length` and `n_positions` count padding too. Left out, there is none.
+
+        Returns:
+            (B, V). The array may be reused by the next call: copy what must stay.
 
         Raises:
-            SettingError: an id is outside the vocabulary, or `length + T` is more than `n_positions`.
+            SettingError: an id is outside the vocabulary, `length + T` is more than `n_positions`, or the padding is of another
+                shape, out of range, or given when something has been read.
         """
         ...
 

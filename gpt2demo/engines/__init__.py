@@ -9,11 +9,11 @@ from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Engine
 
 
-def check_feed(ids: npt.NDArray[np.int64], engine: Engine) -> None:
-    """Refuse ids that a model cannot read, before any runtime sees them.
+def check_feed(ids: npt.NDArray[np.int64], engine: Engine, padding: npt.NDArray[np.int64] | None = None) -> None:
+    """Refuse ids and padding that a model cannot read, before any runtime sees them. `Engine.feed` says what they are.
 
     Raises:
-        SettingError: an id is outside the vocabulary, or there are more positions than the model has.
+        SettingError: as `Engine.feed`.
     """
     if ids.ndim != 2 or ids.size == 0:
         raise SettingError(f"ids of shape {ids.shape}: expected (batch, at least one position)")
@@ -22,3 +22,10 @@ def check_feed(ids: npt.NDArray[np.int64], engine: Engine) -> None:
         raise SettingError(f"id {low if low < 0 else high}: is outside the vocabulary of {engine.vocab_size}")
     if engine.length + ids.shape[1] > engine.n_positions:
         raise SettingError(f"{engine.length + ids.shape[1]} positions are more than the context of {engine.n_positions}")
+    if padding is None:
+        return
+    if engine.length:
+        raise SettingError(f"padding behind {engine.length} positions: it comes with the first ids after a reset")
+    if padding.shape != ids.shape[:1] or int(padding.min()) < 0 or int(padding.max()) >= ids.shape[1]:
+        allowed = f"one number for each of {ids.shape[0]} rows, from 0 to {ids.shape[1] - 1}"
+        raise SettingError(f"padding {padding.tolist()}: expected {allowed}")

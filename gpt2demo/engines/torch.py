@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
@@ -27,7 +28,7 @@ class TorchEngine:
         self.vocab_size = model.config.vocab_size
         self._device = model.wte.weight.device
         self.provider: str = self._device.type
-        self._cache: KeyValueCache | None = None
+        self.reset()
 
     @property
     def length(self) -> int:
@@ -35,14 +36,16 @@ class TorchEngine:
         return self._cache.length if self._cache else 0
 
     def reset(self) -> None:
-        """Empty the cache."""
-        self._cache = None
+        """Empty the cache, and forget the padding."""
+        self._cache: KeyValueCache | None = None
+        self._padding: Tensor | None = None  # (B,)
 
-    def feed(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Read (B, T) further ids; give the logits (B, V) after the last."""
-        check_feed(ids, self)
+    def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
+        """Read (B, T) further ids, the first with `padding`; give the logits (B, V) after the last."""
+        check_feed(ids, self, padding)
         if self._cache is None:
             self._cache = KeyValueCache(self.config, ids.shape[0], self.model.wte.weight)
+            self._padding = None if padding is None else torch.from_numpy(padding).to(self._device)
         return self._forward(ids, self._cache, last_only=True)[:, -1]
 
     def logits(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -56,7 +59,33 @@ class TorchEngine:
         """Run the model without dropout, and leave it in the mode it was in."""
         training = self.model.training
         self.model.eval()
-        logits = self.model(torch.from_numpy(ids).to(self._device), cache, last_only=last_only)
+        new = torch.from_numpy(ids).to(self._device)
+        if cache is None or self._padding is None:
+            logits = self.model(new, cache, last_only=last_only)
+        else:
+            positions, mask = padded(self._padding, cache.length, ids.shape[1], self.model.wte.weight.dtype)
+            logits = self.model(new, cache, last_only=last_only, positions=positions, mask=mask)
         self.model.train(training)
         result: npt.NDArray[np.float32] = logits.float().cpu().numpy()
         return result
+
+
+def padded(padding: Tensor, past: int, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Positions and mask of `count` new columns behind `past` ones in rows that begin with padding.
+
+    Args:
+        padding: (B,) int64, how many columns of each row are padding.
+        past: columns in the cache.
+        count: T, new columns.
+        dtype: of the mask.
+
+    Returns:
+        (B, T) int64, counted without the padding, and (B, 1, T, S) of 0 and -inf. Padding looks at what is before it, padding
+        too: a row of the mask that is -inf throughout would give NaN, which spreads.
+    """
+    column = torch.arange(past + count, device=padding.device)  # (S,)
+    row, start = column[past:], padding[:, None]  # (T,), (B, 1)
+    text, looking = column >= start, row < start  # (B, S) is text; (B, T) is padding that looks
+    allowed = (column <= row[:, None]) & (text[:, None] | looking[:, :, None])  # (B, T, S)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=padding.device).masked_fill(~allowed, float("-inf"))
+    return (row - start).clamp(min=0), mask[:, None]

@@ -264,9 +264,9 @@ class Mute:
 class Watched(TorchEngine):
     """A PyTorch engine that keeps the logits it gave last."""
 
-    def feed(self, ids: Ids) -> Floats:
+    def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
         """As `TorchEngine.feed`."""
-        self.last = super().feed(ids)
+        self.last = super().feed(ids, padding)
         return self.last
 
 
