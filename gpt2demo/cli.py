@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gpt2demo import __version__
-from gpt2demo.config import PRESETS, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.config import PRESETS, DataConfig, GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.errors import Error, SettingError, UserError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import catch_signals, line, messages, print_list, printable, say, show_training
+from gpt2demo.terminal import catch_signals, line, print_list, printable, say, show_progress, show_training
 from gpt2demo.terminal import chat as chat_in_terminal
 
 app = typer.Typer(
@@ -43,7 +43,8 @@ RunArgument = Annotated[str, typer.Argument(help="a run's name or path")]
 EngineOption = Annotated[EngineName, typer.Option(help="what computes; onnx needs an export")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="where to compute")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value and nothing else")]
-FilesArgument = Annotated[list[Path] | None, typer.Argument(help="text files in UTF-8")]
+TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl, .parquet, the first three also as .gz"
+TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]
 TokenizerOption = Annotated[str | None, typer.Option(help="a tokenizer by name; default: the preset's")]
 TokenizerOptions = Annotated[list[str] | None, typer.Option("--tokenizer-option", metavar="KEY=VALUE", help="may be repeated")]
 PresetOption = Annotated[str, typer.Option(help=f"defaults for everything else: {', '.join(PRESETS)}")]
@@ -86,9 +87,9 @@ def ui(
 
 
 @app.command()
-@with_settings(ModelConfig, TrainConfig)
+@with_settings(ModelConfig, TrainConfig, DataConfig)
 def train(
-    data: FilesArgument = None,
+    data: TextArgument = None,
     run: Annotated[str | None, typer.Option(help="the run's name; default: made from the data's and the preset's")] = None,
     dataset: DatasetOption = None,
     preset: PresetOption = "nano",
@@ -103,12 +104,12 @@ def train(
     ] = False,
     **settings: Any,
 ) -> None:
-    """Train a new model on text files or an example dataset. Prints the run's folder."""
+    """Train a new model on your text or an example dataset. Prints the run's folder."""
     from gpt2demo import trainer
     from gpt2demo.verification import check_resume
 
     options = dict(_pair(option) for option in tokenizer_option or [])
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = _given(settings)
     with catch_signals() as signals:
         events = trainer.train(
             data or [],
@@ -151,7 +152,7 @@ def _follow(events: Any) -> str:
             name = getattr(event, "run", name)
             yield event
 
-    with messages.status("preparing the text …") if messages.is_terminal else warnings.catch_warnings():
+    with show_progress():
         first = next(iterator := noting())
     show_training(event for source in ([first], iterator) for event in source)
     return name
@@ -168,6 +169,11 @@ def _finish(name: str, exit_code: int, *, chat: bool) -> None:
         from gpt2demo.generate import load
 
         chat_in_terminal(load(name), GenerateConfig(stop=("\n",)))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whose options were given."""
+    return {name: value for name, value in settings.items() if value not in (None, [])}
 
 
 def _pair(option: str) -> tuple[str, str]:
@@ -222,7 +228,7 @@ def generate(
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
     r"""Options -> settings; a stop text may be written with \\n and \\t."""
-    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    given = _given(settings)
     stops = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.pop("stop", [])]
     return GenerateConfig.create(**given, stop=stops)
 
@@ -243,19 +249,23 @@ def _generated(prompt: str, model: Any, generation: Any) -> dict[str, Any]:
 
 
 @app.command("eval")
+@with_settings(DataConfig)
 def evaluate(
     model: ModelArgument = None,
-    data: FilesArgument = None,
+    data: TextArgument = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    **settings: Any,
 ) -> None:
-    """Measure how well a model predicts text files, or its run's validation split."""
+    """Measure how well a model predicts a text, or its run's validation split."""
     from gpt2demo.evaluate import evaluate
     from gpt2demo.generate import load
 
+    config = DataConfig.create(**_given(settings))
     loaded = load(model, engine=engine, device=device)
-    score = evaluate(loaded, data or [])
+    with show_progress():
+        score = evaluate(loaded, data or [], config)
     result = {**score.as_dict(), "model": str(loaded.path), "engine": loaded.engine.name, "provider": loaded.engine.provider}
     if as_json:
         print(json.dumps(result))
@@ -312,20 +322,27 @@ def plugins(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+@with_settings(DataConfig)
 def data(
-    name: Annotated[str | None, typer.Argument(help="print this dataset's text, NAME or NAME:key=value,…")] = None,
+    text: Annotated[list[str] | None, typer.Argument(help=f"{TEXT}; or an example dataset, NAME or NAME:key=value,…")] = None,
+    tokenizer: Annotated[list[str] | None, typer.Option(help="NAME or NAME:key=value,…; may be repeated; default: all")] = None,
+    output: Annotated[Path | None, typer.Option(help="write the documents to a new .jsonl or .jsonl.gz")] = None,
     as_json: JsonOption = False,
+    **settings: Any,
 ) -> None:
-    """List the example datasets, or print one."""
-    from gpt2demo.data import with_newline
-    from gpt2demo.plugins import create_dataset, datasets
+    """List the example datasets, print one, or make text ready: read, clean, measure it under tokenizers, write it."""
+    from gpt2demo import corpus
+    from gpt2demo.terminal import print_corpus, print_documents
 
-    if name is None:
-        print_list([{"name": key, "summary": cls.summary} for key, cls in datasets().items()], as_json)
-    elif as_json:
-        print(json.dumps(list(create_dataset(name).documents())))
+    asked = tokenizer or output or _given(settings)
+    if not text and not asked:
+        print_list(corpus.list_datasets(), as_json)
+    elif not asked and (dataset := corpus.dataset_named(text or [])):
+        print_documents(corpus.read_dataset(dataset)[0], as_json)
     else:
-        sys.stdout.writelines(with_newline(create_dataset(name).documents()))
+        with show_progress():
+            made = corpus.make(text or [], tokenizer or [], output, **_given(settings))
+        print_corpus(made, as_json)
 
 
 @app.command()

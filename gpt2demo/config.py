@@ -6,13 +6,14 @@ already there (may it change at a resume?) is decided in `trainer.py`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from gpt2demo.errors import SettingError
 
 Model = TypeVar("Model", bound=BaseModel)
+Checksum = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")]
 
 
 class Config(BaseModel):
@@ -121,6 +122,15 @@ class TrainConfig(Config):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+
+class DataConfig(Config):
+    """How text is read and cleaned before anything learns from it."""
+
+    field: str = Field("text", min_length=1, description="where a row of .jsonl or .parquet has its text")
+    normalize: Literal["none", "nfc", "nfkc"] = Field("none", description="bring all characters into one Unicode form")
+    unique: Literal["none", "documents", "lines"] = Field("none", description="drop documents, or also lines, that came before")
+    sha256: tuple[Checksum, ...] = Field((), description="the checksum that a URL's file must have; one for each URL, in order")
 
 
 class GenerateConfig(Config):

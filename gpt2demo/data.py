@@ -1,13 +1,11 @@
-"""Text files -> documents -> ids on disk -> batches.
+"""Documents -> ids on disk -> batches.
 
-Documents are read strictly: what is not UTF-8 text is refused with the place, never guessed. The ids of the two splits lie as
-`train.npy` and `validation.npy` in the run folder and are memory-mapped; batches are windows over them in an order that is a
-function of (seed, number) alone, so that a resumed run needs to remember nothing but its step.
+The ids of the two splits lie as `train.npy` and `validation.npy` in the run folder and are memory-mapped; batches are windows
+over them in an order that is a function of (seed, number) alone, so that a resumed run needs to remember nothing but its step.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,19 +15,11 @@ import numpy.typing as npt
 
 from gpt2demo.errors import DataError
 from gpt2demo.interfaces import HasEncodeArray, Tokenizer
+from gpt2demo.progress import counted, work
 from gpt2demo.storage import read_json, unwritable, write_json
 
 SPLITS = ("train", "validation")
 Ids = npt.NDArray[np.unsignedinteger]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a part of the text came from: a file, or a dataset's name."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -38,37 +28,6 @@ class Split:
 
     tokens: int
     bytes: int
-
-
-def read_text(path: Path) -> tuple[str, Source]:
-    """A whole text file, decoded strictly as UTF-8; a byte order mark at its start is dropped.
-
-    Raises:
-        DataError: the file is missing, no regular file, empty, binary or in another encoding; says where.
-    """
-    if not path.is_file():
-        reason = "is no regular file" if path.exists() else "there is no such file"
-        raise DataError(f"{path}: {reason}")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if not raw.strip():
-        raise DataError(f"{path}: is empty; give a text file with at least a few thousand characters")
-    if (nul := raw.find(b"\0")) >= 0:
-        raise DataError(f"{path}: is not text (NUL at byte {nul}); give plain text in UTF-8")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = raw[error.start]
-        raise DataError(f"{path}: is not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it to UTF-8 first") from None
-    return text, Source(str(path), len(raw), hashlib.sha256(raw).hexdigest())
-
-
-def read_files(paths: Sequence[Path]) -> tuple[list[str], list[Source]]:
-    """Each file as one document, with its origin."""
-    read = [read_text(path) for path in paths]
-    return [text for text, _ in read], [source for _, source in read]
 
 
 def split(documents: Sequence[str], validation_fraction: float) -> tuple[list[str], list[str]]:
@@ -108,7 +67,7 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
     """
     sizes = {}
     for name, part in zip(SPLITS, split(documents, validation_fraction), strict=True):
-        ids, size = _encode(with_newline(part), tokenizer)
+        ids, size = encode(part, tokenizer)
         try:
             np.save(folder / f"{name}.npy", ids, allow_pickle=False)
         except OSError as error:
@@ -118,17 +77,18 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
     return sizes
 
 
-def _encode(documents: Iterable[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
-    """The ids of documents behind each other, each followed by the end-of-text id where there is one; and their bytes."""
+def encode(documents: Sequence[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
+    """The ids of documents behind each other, each with the end-of-text id where there is one; and their bytes."""
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    encode: Callable[[str], npt.ArrayLike] = tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
+    ids_of: Callable[[str], npt.ArrayLike] = tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
     end: Ids = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
     parts: list[Ids] = []
     size = 0
-    for document in documents:
-        ids: Ids = np.asarray(encode(document), dtype=dtype)
-        parts += [ids, end]
-        size += len(document.encode())
+    with work("turning the text into tokens", sum(map(len, documents))):
+        for document in counted(with_newline(documents)):
+            ids: Ids = np.asarray(ids_of(document), dtype=dtype)
+            parts += [ids, end]
+            size += len(document.encode())
     return np.concatenate(parts) if parts else np.empty(0, dtype), size
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpt2demo.data import load_ids, load_sizes, read_files, with_newline
-from gpt2demo.errors import DataError, RunError
+from gpt2demo.config import DataConfig
+from gpt2demo.corpus import load
+from gpt2demo.data import load_ids, load_sizes, with_newline
+from gpt2demo.errors import DataError, RunError, SettingError
 from gpt2demo.generate import Model
 from gpt2demo.interfaces import Engine
 from gpt2demo.run import Run
@@ -50,17 +52,25 @@ class Score:
         return {**asdict(self), "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
 
 
-def evaluate(model: Model, paths: Sequence[Path] = ()) -> Score:
-    """Score a model on text files, or on its own run's validation split.
+def evaluate(model: Model, places: Sequence[str | Path] = (), config: DataConfig | None = None) -> Score:
+    """Score a model on text, or on its own run's validation split.
+
+    Args:
+        model: any that was loaded.
+        places: files, folders, globs and URLs.
+        config: how to read and clean them.
 
     Raises:
         DataError: a file cannot be used or is too short.
         RunError: there are no files, and the model does not come from a run.
+        SettingError: there are no files, but settings for them.
     """
-    if paths:
-        texts = list(with_newline(read_files(paths)[0]))
+    if places:
+        texts = list(with_newline(load(places, config=config).documents))
         ids = np.array([index for text in texts for index in model.tokenizer.encode(text)], dtype=np.int64)
         return score(model.engine, ids, sum(len(text.encode()) for text in texts))
+    if config and config != DataConfig():
+        raise SettingError(f"{config.model_dump(exclude_defaults=True)}: there is no text to read; name the text files too")
     run = Run(model.path.parent.parent)
     if not (run.data / "data.json").is_file():
         raise RunError(f"{model.path}: belongs to no run with a validation split; name the text files to evaluate on")

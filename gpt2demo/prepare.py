@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt2demo import checkpoint, plugins
-from gpt2demo.config import ModelConfig, Preset, TrainConfig
+from gpt2demo.config import DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
-from gpt2demo.data import Source, Windows, load_ids, prepare, read_files, with_newline
+from gpt2demo.corpus import Corpus, load, train_tokenizer
+from gpt2demo.data import Windows, load_ids, prepare
 from gpt2demo.errors import SettingError
 from gpt2demo.importing import Start, find_start, write_start
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
 from gpt2demo.run import Run, new_run, now
+from gpt2demo.sources import title
 
 DEFAULT_DATASET = "tales"
 
 
 def create_run(
-    paths: Sequence[Path],
+    places: Sequence[str],
     preset: str,
     name: str | None,
     dataset: str | None,
@@ -45,24 +44,26 @@ def create_run(
     start = find_start(init_from) if init_from is not None else None
     if start:
         base = starting_from(start, base, tokenizer or tokenizer_options, settings)
+    reading = DataConfig.create(**{name: settings.pop(name) for name in [*settings] if name in DataConfig.model_fields})
     model, train = configs(base, settings)
     check_layers(model, train)
-    if paths and dataset:
+    if places and dataset:
         raise SettingError(f"--dataset {dataset}: give either text files or an example dataset")
-    dataset = dataset or (None if paths else DEFAULT_DATASET)
-    documents, sources = read_dataset(dataset) if dataset else read_files(paths)
-    stem = dataset.partition(":")[0] if dataset else paths[0].stem
+    dataset = dataset or (None if places else DEFAULT_DATASET)
+    corpus = load(places, dataset, reading)
+    stem = dataset.partition(":")[0] if dataset else title(places[0])
     run = new_run(name, f"{stem}-{start.name if start else preset}")
     try:
         kind = tokenizer or base.tokenizer
         options = dict(base.tokenizer_options if kind == base.tokenizer else {}) | tokenizer_options
         asked = model.vocab_size if start or settings.get("vocab_size") is not None else None
-        trained = start.tokenizer if start else make_tokenizer(kind, documents, options, asked)
+        trained = start.tokenizer if start else make_tokenizer(kind, corpus.documents, options, asked)
         model = with_vocabulary(model, trained, asked)
-        _fill(run, documents, trained, kind, model, train)
+        _fill(run, corpus.documents, trained, kind, model, train)
         if start:
             write_start(run, reshaped(start.model, model))
-        run.write_info({**_info(preset, model, train, kind, options, dataset, sources), "init_from": start and start.origin})
+        info = _info(preset, model, train, kind, options, dataset) | _text(corpus, reading)
+        run.write_info({**info, "init_from": start and start.origin})
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
@@ -122,16 +123,6 @@ def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainC
     return model, base.train.with_changes(**train)
 
 
-def read_dataset(spec: str) -> tuple[list[str], list[Source]]:
-    """The documents of an example dataset and where they came from."""
-    documents = list(plugins.create_dataset(spec).documents())
-    digest, size = hashlib.sha256(), 0
-    for document in with_newline(documents):
-        digest.update(document.encode())
-        size += len(document.encode())
-    return documents, [Source(f"dataset:{spec}", size, digest.hexdigest())]
-
-
 def make_tokenizer(name: str, documents: Sequence[str], options: dict[str, str], vocab_size: int | None) -> Tokenizer:
     """A tokenizer trained on documents.
 
@@ -141,7 +132,7 @@ def make_tokenizer(name: str, documents: Sequence[str], options: dict[str, str],
     known = plugins.tokenizer_options(name)
     if vocab_size is not None and "vocab_size" in known.model_fields:
         options = {**options, "vocab_size": str(vocab_size)}
-    return plugins.train_tokenizer(name, with_newline(documents), options)
+    return train_tokenizer(name, documents, options)
 
 
 def with_vocabulary(model: ModelConfig, tokenizer: Tokenizer, asked: int | None) -> ModelConfig:
@@ -171,9 +162,8 @@ def _info(
     tokenizer: str,
     options: dict[str, str],
     dataset: str | None,
-    sources: Sequence[Source],
 ) -> dict[str, Any]:
-    """The content of run.json."""
+    """The content of run.json but for the text."""
     owner = plugins.registry().owner("tokenizers", tokenizer)
     return {
         "created": now(),
@@ -183,7 +173,6 @@ def _info(
         "parameters": model.n_parameters,
         "tokenizer": {"name": tokenizer, "options": options, "distribution": owner.distribution, "version": owner.version},
         "dataset": dataset,
-        "data": [asdict(source) for source in sources],
         "seed": train.seed,
         "threads": train.threads or torch.get_num_threads(),
         "versions": {
@@ -191,3 +180,9 @@ def _info(
             **{name: version(name) for name in ("gpt2demo", "torch", "numpy")},
         },
     }
+
+
+def _text(corpus: Corpus, reading: DataConfig) -> dict[str, Any]:
+    """What run.json says of the text: its files, and how they were read and cleaned."""
+    facts = corpus.as_dict()
+    return {"data": facts.pop("sources"), "cleaning": {**reading.model_dump(exclude={"sha256"}), **facts}}

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gpt2demo.errors import CheckpointError
 
@@ -106,6 +106,28 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise unwritable(target, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at `target` whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        CheckpointError: the disk refused.
+    """
+    temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        fsync(target.parent)
+    except OSError as error:
+        raise unwritable(target, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
+from gpt2demo import progress
 from gpt2demo.errors import UserError
 from gpt2demo.hookspecs import PROJECT
 
@@ -24,6 +35,7 @@ if TYPE_CHECKING:
     from gpt2demo.generate import Model
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
+SILENCE = 10  # seconds between two lines about a long work, where there is no bar
 
 
 def say(text: str) -> None:
@@ -78,6 +90,38 @@ def catch_signals() -> Iterator[Signals]:
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
+
+
+@contextmanager
+def show_progress() -> Iterator[None]:
+    """Within the block, long work is shown: as bars with rate and time on a terminal, as a line now and then elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    bars = Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True)
+    with bars, progress.shown_by(partial(_bar, bars) if messages.is_terminal else _lines):
+        yield
+
+
+@contextmanager
+def _bar(bars: Progress, what: str, total: int | None) -> Iterator[progress.Advance]:
+    task = bars.add_task(what, total=total)
+    try:
+        yield lambda amount: bars.advance(task, amount)
+    finally:
+        bars.remove_task(task)
+
+
+@contextmanager
+def _lines(what: str, total: int | None) -> Iterator[progress.Advance]:
+    done, told = 0, time.monotonic()
+
+    def advance(amount: int) -> None:
+        nonlocal done, told
+        done += amount
+        if time.monotonic() - told > SILENCE:
+            told = time.monotonic()
+            say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
+
+    yield advance
 
 
 def show_training(events: Iterable[Event]) -> None:
@@ -178,6 +222,25 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 240).print(table, markup=False)
+
+
+def print_documents(documents: list[str], as_json: bool) -> None:
+    """Documents behind each other, or as a list in JSON."""
+    if as_json:
+        print(json.dumps(documents))
+    for document in () if as_json else documents:
+        print(document, end="" if document.endswith("\n") else "\n")
+
+
+def print_corpus(made: dict[str, Any], as_json: bool) -> None:
+    """What a text is, in a row, and what tokenizers make of it, side by side."""
+    if as_json:
+        print(json.dumps(made))
+        return
+    whole = {name: value for name, value in made.items() if not isinstance(value, list)}
+    for rows in ([whole], made["tokenizers"]):
+        empty = {name for name in rows[0] if all(row[name] is None for row in rows)}
+        print_list([{name: value for name, value in row.items() if name not in empty} for row in rows], as_json=False)
 
 
 def _cell(value: Any) -> str:

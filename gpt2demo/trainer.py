@@ -54,7 +54,7 @@ def train(
     """Train a new model.
 
     Args:
-        data: a text file, or several.
+        data: files, folders, globs and URLs of text, one or several.
         preset: the defaults for everything else.
         run: the run's name; left out, a free one is made from the data's and the preset's name.
         dataset: an example dataset instead of files, `NAME` or `NAME:key=value,…`; `tales` when there are no files either.
@@ -64,7 +64,7 @@ def train(
             `n_positions` may shorten its context, `freeze_layers` keeps its first layers as they are.
         stop: asked after each step; a reason ends the run with a checkpoint.
         check: called with the prepared run before it is trained; what it raises ends everything.
-        settings: fields of `ModelConfig` and `TrainConfig`.
+        settings: fields of `ModelConfig`, `TrainConfig` and `DataConfig`.
 
     Yields:
         The events of `gpt2demo.events`, `Started` first and `Ended` last.
@@ -73,8 +73,8 @@ def train(
         UserError: a setting, the data or the name cannot be used; nothing is left behind.
         Error: the training cannot go on; the last checkpoint is untouched.
     """
-    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
-    made = create_run(paths, preset, run, dataset, tokenizer, tokenizer_options or {}, settings, init_from)
+    places = [str(place) for place in ([data] if isinstance(data, str | Path) else data)]
+    made = create_run(places, preset, run, dataset, tokenizer, tokenizer_options or {}, settings, init_from)
     check(made)
     yield from train_run(made, stop)
 

@@ -1,4 +1,4 @@
-"""Text is read strictly, split honestly, and batched as a function of (seed, number) alone."""
+"""Text is split honestly, and batched as a function of (seed, number) alone."""
 
 from __future__ import annotations
 
@@ -7,43 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2demo.data import Windows, load_ids, load_sizes, prepare, read_text, split
+from gpt2demo.data import Windows, load_ids, load_sizes, prepare, split
 from gpt2demo.errors import DataError
 from gpt2demo.tokenizers.byte import ByteTokenizer
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"", "is empty"),
-        (b" \n\t ", "is empty"),
-        (b"abc\0def", "NUL at byte 3"),
-        ("Zoë".encode("latin-1"), "byte 0xeb at offset 2"),
-        ("text".encode("utf-16"), "is not"),
-        (b"\x7fELF\x02\x01\x01\x00\x00", "NUL at byte 7"),
-        (b"a" * 70_000 + b"\xff", "offset 70000"),
-    ],
-)
-def test_what_is_not_text_is_refused_with_its_place(tmp_path: Path, content: bytes, complaint: str) -> None:
-    path = tmp_path / "bad.txt"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=complaint) as error:
-        read_text(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        read_text(tmp_path / "none.txt")
-    with pytest.raises(DataError, match="no regular file"):
-        read_text(tmp_path)
-
-
-def test_a_byte_order_mark_is_dropped_and_line_ends_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "windows.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
-    assert read_text(path)[0] == "one\r\ntwo\r\n"
 
 
 def test_many_documents_are_split_whole_and_evenly() -> None:

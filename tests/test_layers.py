@@ -14,12 +14,12 @@ import gpt2demo
 PACKAGE = Path(gpt2demo.__file__).parent
 LEVELS: list[set[str]] = [
     {"errors", "interfaces", "hookspecs"},
-    {"config", "storage", "hardware", "streaming"},
-    {"tokenizers", "samplers", "datasets", "optimizers"},
+    {"config", "storage", "hardware", "documents", "progress", "streaming"},
+    {"tokenizers", "samplers", "datasets", "optimizers", "sources"},
     {"plugins", "model", "run", "schedule", "drawing"},
     {"checkpoint", "data", "events"},
     {"weights"},
-    {"engines", "importing"},
+    {"engines", "importing", "corpus"},
     {"prepare"},
     {"generate"},
     {"evaluate"},
