@@ -143,6 +143,10 @@ class GenerateConfig(Config):
     top_k: int | None = Field(None, ge=1, description="shorthand for the sampler: keep the k most likely tokens")
     top_p: float | None = Field(None, gt=0, le=1, description="shorthand for the sampler: keep this much probability")
     stop: tuple[str, ...] = Field((), description="stop before this text; may be repeated")
+    stop_tokens: tuple[int | str, ...] = Field((), description="stop at this token, an id or its text; may be repeated")
+    samples: int = Field(1, ge=1, le=65_536, description="texts to write behind each prompt")
+    logprobs: int | None = Field(None, ge=0, description="tell each token's log-probability and this many alternatives")
+    explain: bool = Field(False, description="tell what each sampler left of each token's distribution, as JSON")
 
     @model_validator(mode="after")
     def _stops_not_empty(self) -> Self:

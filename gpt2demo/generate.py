@@ -1,65 +1,38 @@
-"""The generation loop: engine -> samplers -> draw -> tokenizer, as a generator of text pieces.
-
-Past the context length: of a prompt that is too long the model reads the last `n_positions` ids. When all positions are taken,
-the older half is dropped and the newer half is read again as if the text began there. That is decided here, the same for every
-engine, with and without a cache.
-"""
+"""Models that are ready to write: a generation as an iterator of text pieces, batches of them, and `load`."""
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from gpt2demo import checkpoint, plugins
+from gpt2demo.batch import Batch, Continuation, ends
 from gpt2demo.config import GenerateConfig
-from gpt2demo.drawing import Chain
-from gpt2demo.errors import RunError
-from gpt2demo.interfaces import Engine, Tokenizer
+from gpt2demo.errors import RunError, SettingError
+from gpt2demo.interfaces import Engine, Sampler, Tokenizer
 from gpt2demo.run import Run, find_model
-from gpt2demo.streaming import StopText, StreamDecoder
 
 EngineName = Literal["auto", "torch", "onnx"]
-StopReason = Literal["length", "end", "stop"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
-class Generation(Iterator[str]):
-    """A running generation: iterate it for the text's pieces, read its attributes for the rest.
+class Generation(Continuation, Iterator[str]):
+    """A running generation: iterate it for the text's pieces, read its attributes for the rest (see `Continuation`).
 
     Args:
         engine: what computes; its cache is emptied first.
         tokenizer: ids to text.
         prompt: the prompt's ids, at least one.
         config: length, seed, samplers, stops.
-
-    Attributes:
-        ids: the generated ids so far, without the prompt's.
-        text: the text given out so far.
-        seed: the seed that is used.
-        reason: why it ended: `length`, `end` (the tokenizer's end-of-text id) or `stop`; None while it runs.
-        dropped: how many ids of the prompt the model did not read because the context is shorter.
-        time_to_first_token_ms: from the start to the first id, in milliseconds.
+        row: the number of the stream that it draws from, to write one sample of `Model.generate_batch` again.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerateConfig) -> None:
-        self.prompt = list(prompt)
-        self.ids: list[int] = []
-        self.text = ""
-        self.seed = secrets.randbits(32) if config.seed is None else config.seed
-        self.reason: StopReason | None = None
-        self.dropped = max(0, len(self.prompt) - engine.n_positions)
-        self.time_to_first_token_ms = 0.0
-        self._seconds = 0.0
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._config = config
-        self._samplers = [plugins.create_sampler(spec) for spec in config.chain]
-        self._pieces = self._run()
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerateConfig, row: int = 0) -> None:
+        seed, until = _seed(config), ends(tokenizer, config.stop_tokens)
+        super().__init__(tokenizer, prompt, config, seed=seed, row=row, n_positions=engine.n_positions, ends=until)
+        self._pieces = self._run(engine, [plugins.create_sampler(spec) for spec in config.chain])
 
     def __iter__(self) -> Self:
         return self
@@ -71,64 +44,16 @@ class Generation(Iterator[str]):
         """End it early."""
         self._pieces.close()
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed after the first token; of everything when there is only one."""
-        if len(self.ids) < 2 or self._seconds <= self.time_to_first_token_ms / 1000:
-            return len(self.ids) / self._seconds if self._seconds else 0.0
-        return (len(self.ids) - 1) / (self._seconds - self.time_to_first_token_ms / 1000)
+    def _run(self, engine: Engine, samplers: Sequence[Sampler]) -> Generator[str, None, None]:
+        batch = Batch(engine, self._tokenizer, [self], self._config, samplers)
+        while self.reason is None:
+            if piece := batch.step()[0]:
+                yield piece
 
-    def _run(self) -> Generator[str, None, None]:
-        decoder, stops = StreamDecoder(self._tokenizer), StopText(self._config.stop)
-        for index in self._tokens():
-            yield from self._emit(stops.push(decoder.push(index)))
-            if stops.found:
-                self.reason = "stop"
-                return
-        yield from self._emit(stops.push(decoder.flush()))
-        if stops.found:
-            self.reason = "stop"
-            return
-        yield from self._emit(stops.flush())
 
-    def _emit(self, piece: str) -> Iterator[str]:
-        if piece:
-            self.text += piece
-            yield piece
-
-    def _tokens(self) -> Iterator[int]:
-        """Draw ids until the length or the end-of-text id."""
-        chain = Chain(self._samplers, self.seed, len(self.prompt))
-        ids = np.empty((1, len(self.prompt) + self._config.max_new_tokens), np.int64)
-        ids[0, : len(self.prompt)] = self.prompt
-        self._engine.reset()
-        for position in range(len(self.prompt), ids.shape[1]):
-            start = time.perf_counter()
-            logits = self._logits(ids[:, :position])[:, : self._tokenizer.vocab_size]
-            index = chain.draw(logits, ids[:, :position])
-            ids[0, position] = index
-            self._count(index, time.perf_counter() - start)
-            if index == self._tokenizer.eos_id:
-                self.reason = "end"
-                return
-            yield index
-        self.reason = "length"
-
-    def _count(self, index: int, seconds: float) -> None:
-        self.ids.append(index)
-        self._seconds += seconds
-        if len(self.ids) == 1:
-            self.time_to_first_token_ms = seconds * 1000
-
-    def _logits(self, ids: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The logits after all ids: feed what the engine has not read; start a new window where the context is full."""
-        n_positions = self._engine.n_positions
-        if self._engine.length == 0:
-            return self._engine.feed(ids[:, -n_positions:])
-        if self._engine.length == n_positions:
-            self._engine.reset()
-            return self._engine.feed(ids[:, -max(1, n_positions // 2) :])
-        return self._engine.feed(ids[:, -1:])
+def _seed(config: GenerateConfig) -> int:
+    """The seed that is asked for, or a new one."""
+    return secrets.randbits(32) if config.seed is None else config.seed
 
 
 class Model:
@@ -147,12 +72,13 @@ class Model:
         self.name = name
         self.path = path
 
-    def generate(self, prompt: str = "", config: GenerateConfig | None = None, **settings: Any) -> Generation:
+    def generate(self, prompt: str = "", config: GenerateConfig | None = None, *, row: int = 0, **settings: Any) -> Generation:
         """Continue a prompt.
 
         Args:
             prompt: the text to continue. An empty one stands for the start of a document.
             config: settings; the defaults of `GenerateConfig` when left out.
+            row: with the same seed, gives the sample of this number that `generate_batch` gives, counted from 0.
             settings: single settings by name, such as `max_new_tokens=50, seed=1, samplers=["top-k:k=5"]`.
 
         Returns:
@@ -161,16 +87,54 @@ class Model:
         Raises:
             UserError: a setting is out of range, or the tokenizer cannot express the prompt.
         """
-        config = config or GenerateConfig()
-        if settings:
-            config = config.with_changes(**settings)
-        return Generation(self.engine, self.tokenizer, self.prompt_ids(prompt), config)
+        config = _changed(config, settings)
+        if config.samples != 1:
+            raise SettingError(f"samples={config.samples}: generate() writes one text; generate_batch() writes several")
+        return Generation(self.engine, self.tokenizer, self.prompt_ids(prompt), config, row)
+
+    def generate_batch(self, prompts: Sequence[str], config: GenerateConfig | None = None, **settings: Any) -> list[Continuation]:
+        """Continue several prompts at once, each as often as `samples` says. Each text is what `generate` gives for it alone.
+
+        Args:
+            prompts: the texts to continue, of any lengths.
+            config: settings; the defaults of `GenerateConfig` when left out.
+            settings: single settings by name, such as `samples=4`.
+
+        Returns:
+            The finished texts: all samples of the first prompt, then those of the second.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        config = _changed(config, settings)
+        samplers = [plugins.create_sampler(spec) for spec in config.chain]
+        shared: Any = {
+            "seed": _seed(config),
+            "n_positions": self.engine.n_positions,
+            "ends": ends(self.tokenizer, config.stop_tokens),
+        }
+        rows = [
+            Continuation(self.tokenizer, ids, config, row=row, **shared)
+            for ids in map(self.prompt_ids, prompts)
+            for row in range(config.samples)
+        ]
+        if rows:
+            batch = Batch(self.engine, self.tokenizer, rows, config, samplers)
+            while batch.running:
+                batch.step()
+        return rows
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The prompt's ids; for an empty prompt the end-of-text id, or a line break where there is none."""
         if ids := self.tokenizer.encode(prompt):
             return ids
         return self.tokenizer.encode("\n") if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
+
+
+def _changed(config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
+    """The settings with single ones changed."""
+    config = config or GenerateConfig()
+    return config.with_changes(**settings) if settings else config
 
 
 def load(model: str | Path | None = None, *, engine: EngineName = "auto", device: DeviceName = "auto") -> Model:

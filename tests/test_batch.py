@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
+from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import SettingError
+from gpt2demo.generate import Generation, Model
+from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.model import GPT2
+from gpt2demo.tokenizers.byte import ByteTokenizer
 
 CONTEXT = 16
 
@@ -62,3 +70,126 @@ def test_padding_comes_first(engine: TorchEngine) -> None:
     engine.feed(np.zeros((1, 4), np.int64))
     with pytest.raises(SettingError, match="behind 4 positions"):
         engine.feed(np.zeros((1, 4), np.int64), np.array([1]))
+
+
+# ---------------------------------------------------------------------------------------------- texts
+
+
+PROMPTS = ["Once", "The quick brown fox", "", "Zoë", "a prompt that is longer than the context of the model"]
+SETTINGS = {"max_new_tokens": 45, "seed": 7}
+CHAINS = {
+    "greedy": ("temperature:value=0",),
+    "default": (),
+    "looks back": ("repetition-penalty:penalty=1.5", "no-repeat-ngram:size=2", "frequency-penalty", "top-k:k=9"),
+    "has a state": ("mirostat-like", "temperature:value=2"),
+}
+
+
+class MirostatLike(Sampler):
+    """Its temperature grows with what it has observed: one row's texts must not heat another's."""
+
+    traceable = False
+
+    def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+        return logits / (1 + context.state.get("seen", torch.zeros(len(logits), 1)))
+
+    def observe(self, ids: torch.Tensor, context: SamplingContext) -> None:
+        context.state["seen"] = context.state.get("seen", 0) + ids[:, None] / 1000
+
+
+@pytest.fixture(autouse=True)
+def _mirostat_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = plugins.create_sampler
+    monkeypatch.setattr(plugins, "create_sampler", lambda spec: MirostatLike() if spec == "mirostat-like" else create(spec))
+
+
+@pytest.fixture(scope="module")
+def model(engine: TorchEngine) -> Model:
+    return Model(engine, ByteTokenizer(), "test", Path())
+
+
+def alone(model: Model, prompt: str, row: int = 0, **settings: object) -> Generation:
+    generation = model.generate(prompt, row=row, **{**SETTINGS, **settings})
+    assert "".join(generation) == generation.text
+    return generation
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_each_text_of_a_batch_is_the_text_that_it_is_alone(model: Model, name: str) -> None:
+    """Prompts of all lengths, and three times past the end of the context of 16."""
+    batch = model.generate_batch(PROMPTS, samplers=CHAINS[name], **SETTINGS)
+    for prompt, found in zip(PROMPTS, batch, strict=True):
+        expected = alone(model, prompt, samplers=CHAINS[name])
+        assert (found.ids, found.text, found.reason) == (expected.ids, expected.text, expected.reason)
+        assert found.rereads == expected.rereads
+        assert len(found.rereads) >= 3
+    assert len({tuple(text.ids) for text in batch}) >= 4, "prompts of equal length have equal numbers, and may meet"
+
+
+@pytest.mark.parametrize("name", ["default", "has a state"])
+def test_samples_of_a_prompt_differ_and_each_can_be_written_again_alone(model: Model, name: str) -> None:
+    batch = model.generate_batch(["Once", "The quick"], samples=3, samplers=CHAINS[name], **SETTINGS)
+    assert [(bytes(text.prompt), text.row) for text in batch] == [(p, row) for p in (b"Once", b"The quick") for row in range(3)]
+    assert len({tuple(text.ids) for text in batch}) == 6
+    for text in batch:
+        assert text.ids == alone(model, bytes(text.prompt).decode(), text.row, samplers=CHAINS[name]).ids
+
+
+def test_a_text_that_has_ended_is_left_alone_while_the_others_go_on(model: Model) -> None:
+    """Wherever one ends, in whichever window: the others are as if it were not there."""
+    texts = [alone(model, prompt) for prompt in PROMPTS]
+    for end in (0, 5, 17, 40):
+        stop = texts[0].ids[end]
+        batch = model.generate_batch(PROMPTS, stop_tokens=[stop], **SETTINGS)
+        for found, whole in zip(batch, texts, strict=True):
+            length = whole.ids.index(stop) + 1 if stop in whole.ids else len(whole.ids)
+            assert (found.ids, found.reason) == (whole.ids[:length], "stop" if stop in whole.ids else "length")
+
+
+def test_an_ended_row_is_not_read_again() -> None:
+    fed: list[int] = []
+
+    class Counting(TorchEngine):
+        def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
+            fed.append(len(ids))
+            return super().feed(ids, padding)
+
+    torch.manual_seed(0)
+    model = Model(Counting(GPT2(ModelConfig(n_positions=8, n_embd=16, n_head=2, n_layer=1))), ByteTokenizer(), "test", Path())
+    first = [text.ids[0] for text in model.generate_batch(["a"], samples=2, seed=0, max_new_tokens=1)]
+    assert first[0] != first[1]
+    fed.clear()
+    texts = model.generate_batch(["a"], samples=2, seed=0, max_new_tokens=10, stop_tokens=[first[0]])
+    assert [text.reason for text in texts] == ["stop", "length"]
+    assert fed == [2] * 8 + [1] * 2
+    fed.clear()
+    model.generate_batch(["a"], samples=2, seed=0, max_new_tokens=10, stop_tokens=first)
+    assert fed == [2], "when all have ended, so does the loop"
+
+
+class Watching(Sampler):
+    """Notes which texts it is shown."""
+
+    seen: ClassVar[list[list[list[int]]]] = []
+
+    def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+        assert logits.shape[0] == context.ids.shape[0]
+        self.seen.append(context.ids[:, : context.prompt_length].tolist())
+        return logits
+
+
+def test_samplers_see_texts_of_equal_length_together_and_never_padding(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "create_sampler", lambda spec: Watching())
+    Watching.seen.clear()
+    model.generate_batch(["ab", "xyz", "cd"], max_new_tokens=1, seed=0, samplers=["watching"])
+    assert Watching.seen == [[list(b"ab"), list(b"cd")], [list(b"xyz")]]
+
+
+def test_nothing_to_write(model: Model) -> None:
+    assert model.generate_batch([]) == []
+    assert [text.text for text in model.generate_batch(["a", "b"], max_new_tokens=0)] == ["", ""]
+
+
+def test_one_stream_is_one_text(model: Model) -> None:
+    with pytest.raises(SettingError, match=r"samples=2: .*generate_batch"):
+        model.generate("a", samples=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from gpt2demo import drawing, plugins
 from gpt2demo.config import GenerateConfig
-from gpt2demo.drawing import draw, uniforms
+from gpt2demo.drawing import draw, inverse, uniforms
 from gpt2demo.generate import Generation
 from gpt2demo.interfaces import SamplingContext
 from gpt2demo.tokenizers.byte import ByteTokenizer
@@ -125,10 +126,13 @@ def test_on_a_border_the_upper_token_is_drawn(monkeypatch: pytest.MonkeyPatch) -
         assert draw(torch.zeros(1, 2), 0, 0).tolist() == [expected]
 
 
-def test_the_probabilities_are_summed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One half and a billionth more: in float32 it would be one half."""
-    monkeypatch.setattr(drawing, "uniforms", lambda seed, position, rows: [0.5] * len(rows))
-    assert draw(torch.tensor([[4e-9, 0.0]]), 0, 0).tolist() == [0]
+def test_the_probabilities_are_added_up_in_float64() -> None:
+    """A share of 2^-25 behind one of 1: in float32 the sum would stay 1, and nothing would be left for the second token."""
+    logits = torch.tensor([[0.0, -25 * math.log(2)]])
+    share = logits.softmax(-1).double()[0]
+    edge = float(share[0] / share.sum())
+    assert inverse(logits, torch.tensor([edge * (1 - 1e-9)], dtype=torch.float64)).tolist() == [0]
+    assert inverse(logits, torch.tensor([edge * (1 + 1e-9)], dtype=torch.float64)).tolist() == [1]
 
 
 class Wide:
