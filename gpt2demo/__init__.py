@@ -17,7 +17,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.config import DataConfig, GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.errors import (
     CheckpointError,
     DataError,
@@ -47,6 +47,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
+    "DataConfig",
     "DataError",
     "Error",
     "ExportError",

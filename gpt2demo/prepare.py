@@ -15,7 +15,7 @@ from gpt2demo.config import DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
 from gpt2demo.corpus import Corpus, load, train_tokenizer
 from gpt2demo.data import Windows, load_ids, prepare
-from gpt2demo.errors import SettingError
+from gpt2demo.errors import DataError, SettingError
 from gpt2demo.importing import Start, find_start, write_start
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
@@ -23,6 +23,7 @@ from gpt2demo.run import Run, new_run, now
 from gpt2demo.sources import title
 
 DEFAULT_DATASET = "tales"
+FILES = 10_000  # that run.json can name and still be read at once
 
 
 def create_run(
@@ -51,6 +52,9 @@ def create_run(
         raise SettingError(f"--dataset {dataset}: give either text files or an example dataset")
     dataset = dataset or (None if places else DEFAULT_DATASET)
     corpus = load(places, dataset, reading)
+    if len(corpus.sources) > FILES:
+        make_one = f"make one of them: `gpt2demo data {places[0]} --output all.jsonl`"
+        raise DataError(f"{places[0]}: {len(corpus.sources):,} files are more than a run keeps account of; {make_one}")
     stem = dataset.partition(":")[0] if dataset else title(places[0])
     run = new_run(name, f"{stem}-{start.name if start else preset}")
     try:

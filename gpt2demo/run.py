@@ -318,6 +318,11 @@ def summary(run: Run) -> dict[str, Any]:
         "parameters": info.get("parameters"),
         "validation_loss": losses[-1] if losses else None,
         "tokenizer": info.get("tokenizer", {}).get("name"),
-        "data": ", ".join(Path(source["path"]).name for source in info.get("data", [])),
+        "data": _names([Path(source["path"]).name for source in info.get("data", [])]),
         "created": info.get("created"),
     }
+
+
+def _names(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join([*names[:3], *([f"and {len(names) - 3} more"] if len(names) > 3 else [])])

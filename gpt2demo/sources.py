@@ -73,7 +73,8 @@ def read_file(place: str | Path, field: str = "text", checksum: str | None = Non
         _check_sum(place, digest, checksum)
         file.seek(0)
         documents = read_documents(file, path_of(place).name, place, field)
-    return documents, Source(place, size, digest, len(documents))
+    printable = place.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, run.json is
+    return documents, Source(printable, size, digest, len(documents))
 
 
 def _check_sum(url: str, digest: str, expected: str | None) -> None:

@@ -18,7 +18,7 @@ from gpt2demo.config import PRESETS
 from gpt2demo.options import ALIASES
 
 PACKAGE = Path(gpt2demo.__file__).parent
-COMMANDS = ("", "train", "resume", "chat", "generate", "eval", "export")
+COMMANDS = ("", "train", "resume", "chat", "generate", "eval", "data", "export")
 
 
 def first_line(path: Path) -> str:

@@ -88,6 +88,6 @@ def test_light_rooms_import_neither_torch_nor_gradio(module: str) -> None:
 def test_the_public_names_are_pinned() -> None:
     errors = {"CheckpointError", "DataError", "Error", "ExportError", "PluginError", "RunError", "SettingError"}
     errors |= {"TokenizerError", "TrainingError", "UserError"}
-    configs = {"GenerateConfig", "ModelConfig", "TrainConfig"}
+    configs = {"DataConfig", "GenerateConfig", "ModelConfig", "TrainConfig"}
     assert set(gpt2demo.__all__) == {"train", "load", "tokenizers", "samplers", "hookimpl"} | errors | configs
     assert all(getattr(gpt2demo, name) is not None for name in gpt2demo.__all__)

@@ -121,6 +121,13 @@ def test_an_error_while_reading_is_one_line() -> None:
     assert "cannot be read (Input/output error)" in refusal("/proc/self/mem")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a name is Unicode")
+def test_a_name_that_is_no_unicode_is_kept_as_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.txt")
+    path.write_text(TEXT, encoding="utf-8")
+    assert read_file(path)[1].path == f"{tmp_path}/\\udcff.txt"
+
+
 def test_a_place_has_a_title_for_the_run() -> None:
     assert [title(place) for place in ("a/my.notes.txt", "texts/", "x.jsonl.gz", "https://b.org/a/my%20book.txt?raw=1")] == [
         "my.notes", "texts", "x", "my book",
