@@ -21,7 +21,7 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import catch_signals, line, print_list, printable, say, show_progress, show_training
+from gpt2demo.terminal import catch_signals, line, print_list, say, show_progress, show_training
 from gpt2demo.terminal import chat as chat_in_terminal
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]
 TokenizerOption = Annotated[str | None, typer.Option(help="a tokenizer by name; default: the preset's")]
 TokenizerOptions = Annotated[list[str] | None, typer.Option("--tokenizer-option", metavar="KEY=VALUE", help="may be repeated")]
 PresetOption = Annotated[str, typer.Option(help=f"defaults for everything else: {', '.join(PRESETS)}")]
+CHAT = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
 DatasetOption = Annotated[str | None, typer.Option(help="an example dataset instead of files, NAME or NAME:key=value,…")]
 
 
@@ -184,7 +185,7 @@ def _pair(option: str) -> tuple[str, str]:
 
 
 @app.command()
-@with_settings(GenerateConfig)
+@with_settings(GenerateConfig, only=CHAT)
 def chat(
     model: ModelArgument = None,
     engine: EngineOption = "auto",
@@ -205,47 +206,26 @@ def chat(
 @with_settings(GenerateConfig)
 def generate(
     model: ModelArgument = None,
-    prompt: Annotated[str, typer.Option(help="the text to continue")] = "",
+    prompt: Annotated[list[str] | None, typer.Option(help="the text to continue; may be repeated")] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Continue a prompt."""
+    """Continue prompts, each as often as --samples says. With the same seed, a text is the same alone and among others."""
     from gpt2demo.generate import load
+    from gpt2demo.printing import print_texts
 
     config = _generate_config(settings)
-    loaded = load(model, engine=engine, device=device)
-    generation = loaded.generate(prompt, config)
-    if generation.dropped:
-        say(f"gpt2demo: warning: the prompt is longer than the context; its first {generation.dropped} tokens are not read")
-    if not as_json:
-        print(prompt, end="", flush=True)
-    for piece in generation:
-        print("" if as_json else printable(piece), end="", flush=True)
-    print(json.dumps(_generated(prompt, loaded, generation)) if as_json else "")
+    print_texts(load(model, engine=engine, device=device), prompt or [""], config, as_json=as_json)
 
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
-    r"""Options -> settings; a stop text may be written with \\n and \\t."""
+    r"""Options -> settings; stop texts and stop tokens may be written with \\n and \\t."""
     given = _given(settings)
-    stops = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.pop("stop", [])]
-    return GenerateConfig.create(**given, stop=stops)
-
-
-def _generated(prompt: str, model: Any, generation: Any) -> dict[str, Any]:
-    """What `generate --json` tells."""
-    return {
-        "prompt": prompt,
-        "text": generation.text,
-        "ids": generation.ids,
-        "engine": model.engine.name,
-        "provider": model.engine.provider,
-        "time_to_first_token_ms": generation.time_to_first_token_ms,
-        "tokens_per_second": generation.tokens_per_second,
-        "seed": generation.seed,
-        "reason": generation.reason,
-    }
+    for name in given.keys() & {"stop", "stop_tokens"}:
+        given[name] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given[name]]
+    return GenerateConfig.create(**given)
 
 
 @app.command("eval")

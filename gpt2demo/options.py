@@ -22,7 +22,7 @@ ALIASES = {  # what the original program called it
     "n_positions": "--max-seq-len",
     "epochs": "--num-epochs",
 }
-SINGULAR = {"samplers": "--sampler"}
+SINGULAR = {"samplers": "--sampler", "stop_tokens": "--stop-token"}
 
 
 def with_settings(*models: type[BaseModel], only: Collection[str] = ()) -> Callable[[Command], Command]:
@@ -50,6 +50,8 @@ def _annotation(name: str, field: FieldInfo) -> Any:
     """A field as an option: `Annotated[str | None, typer.Option("--n-layer", metavar="N", help=…)]`."""
     kind, repeated = plain_type(field.annotation)
     names = [SINGULAR.get(name, f"--{name.replace('_', '-')}"), *([ALIASES[name]] if name in ALIASES else [])]
+    if kind is bool:
+        return Annotated[bool | None, typer.Option(*names, help=_help(name, field), show_default=False)]
     metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else {int: "N", float: "X"}.get(kind, "TEXT")
     option = typer.Option(*names, metavar=metavar, help=_help(name, field), show_default=False)
     return Annotated[list[str] | None, option] if repeated else Annotated[str | None, option]

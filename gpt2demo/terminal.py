@@ -193,9 +193,12 @@ def chat(model: Model, config: GenerateConfig) -> None:
     say(f"{model.name} on {engine} continues your text; it does not follow instructions. `quit` ends.")
     while (prompt := _ask()) not in (None, "quit", "exit"):
         try:
-            for piece in model.generate(prompt or "", config):
+            generation = model.generate(prompt or "", config)
+            for piece in generation:
                 print(printable(piece), end="", flush=True)
             print(flush=True)
+            for note in generation.notes:
+                say(f"gpt2demo: warning: {note}")
         except UserError as error:  # such as a character that the training text did not have
             say(f"gpt2demo: error: {error}")
         except KeyboardInterrupt:

@@ -94,6 +94,44 @@ def test_generate_prints_the_text_or_json(cli: Cli, trained: str) -> None:
     assert bytes(result["ids"]).decode(errors="replace") == result["text"]
 
 
+def test_several_texts_are_a_list_and_each_is_what_it_is_alone(cli: Cli, trained: str) -> None:
+    words = ["--max-new-tokens", 5, "--seed", 1]
+    prompts = ["--prompt", "Line", "--prompt", "the quick brown", "--samples", 2]
+    texts = json.loads(cli("generate", trained, *prompts, *words, "--json").stdout)
+    assert [(text["prompt"], text["row"]) for text in texts] == [
+        ("Line", 0),
+        ("Line", 1),
+        ("the quick brown", 0),
+        ("the quick brown", 1),
+    ]
+    for text in texts[::2]:
+        assert text["ids"] == json.loads(cli("generate", trained, "--prompt", text["prompt"], *words, "--json").stdout)["ids"]
+    readable = cli("generate", trained, *prompts, *words).stdout
+    assert [line for line in readable.splitlines() if line.startswith("---")][2] == "--- prompt 2, sample 1"
+    assert readable.count("the quick brown") == 2
+
+
+def test_a_full_context_is_said_once_and_told_in_json(cli: Cli, trained: str) -> None:
+    words = ["--prompt", "a prompt that is longer than 24 tokens", "--max-new-tokens", 40, "--seed", 1]
+    plain, told = cli("generate", trained, *words), json.loads(cli("generate", trained, *words, "--json").stdout)
+    assert [line.split(" warning: ")[1][:24] for line in plain.stderr.splitlines()] == [
+        "the prompt is longer tha",
+        "the context of 24 tokens",
+    ]
+    assert (told["dropped"], told["rereads"]) == (14, [1, 14, 27])
+    assert "warning" not in cli("generate", trained, "--max-new-tokens", 5).stderr
+    assert (
+        cli("chat", trained, "--max-new-tokens", 40, "--no-stop", stdin="Line\n").stderr.count("warning: the context of 24") == 1
+    )
+
+
+def test_stop_tokens_are_ids_or_texts(cli: Cli, trained: str) -> None:
+    words = ["generate", trained, "--prompt", "Line", "--max-new-tokens", 20, "--seed", 1, "--json"]
+    ids = json.loads(cli(*words).stdout)["ids"]
+    told = json.loads(cli(*words, "--stop-token", r"\n", "--stop-token", ids[2]).stdout)
+    assert (told["reason"], told["ids"]) == ("stop", ids[: ids.index(ids[2]) + 1])
+
+
 def test_chat_answers_each_line_until_quit(cli: Cli, trained: str) -> None:
     done = cli("chat", trained, "--max-new-tokens", 5, "--seed", 1, "--no-stop", stdin="Line 1\nLine 2\nquit\nLine 3\n")
     assert done.returncode == 0
@@ -150,6 +188,8 @@ def test_resume_continues(cli: Cli, trained: str) -> None:
         (["generate"], ["no run", "gpt2demo train"]),
         (["generate", "nope"], ["nope"]),
         (["generate", "--temperature", "-1"], ["temperature", "-1"]),
+        (["generate", "--samples", "0"], ["samples", "0", "greater than or equal to 1"]),
+        (["chat", "--explain"], ["--explain"]),
         (["export"], ["--onnx"]),
         (["resume", "nope"], ["nope"]),
         (["eval", "nope"], ["nope"]),

@@ -109,6 +109,18 @@ def test_only_new_tokens_are_fed() -> None:
     assert engine.fed == [[1, 2], [a], [b], [b, c], [d], [e]]
 
 
+def test_it_says_when_the_context_was_full_and_what_was_forgotten() -> None:
+    engine = Script(b"abcdefghij", n_positions=4)
+    generation = Generation(engine, ByteTokenizer(), [1, 2], GenerateConfig(max_new_tokens=9, temperature=0))
+    assert "".join(generation) == "abcdefghi"
+    assert engine.fed[3::3] == [list(b"bc"), list(b"ef")]
+    assert generation.rereads == [3, 6]
+    assert generation.notes == [
+        "the context of 4 tokens was full after 3 new ones: its older half was forgotten and the newer half read again, 2 times"
+    ]
+    assert say("abc").notes == []
+
+
 def test_an_empty_prompt_is_the_start_of_a_document(model: Model) -> None:
     assert model.prompt_ids("") == [10]
 
@@ -149,6 +161,29 @@ def test_it_stops_before_a_stop_text_and_never_shows_a_part_of_it() -> None:
     assert "".join(say("aab", stop=["ab", "b"])) == "a"
 
 
+def test_it_ends_at_a_stop_token_which_is_not_shown() -> None:
+    for token in (ord("c"), str(ord("c")), "c"):
+        generation = say("abcabc", stop_tokens=["z", token])
+        assert ("".join(generation), generation.ids, generation.reason) == ("ab", list(b"abc"), "stop")
+    assert "".join(say("7 of 55", stop_tokens=["55"])) == "", "digits are an id: 55 is what the bytes call 7"
+
+
+def test_text_that_is_held_back_comes_before_a_stop_token() -> None:
+    assert "".join(say("one ENd", stop=["END"], stop_tokens=["d"])) == "one EN"
+
+
+class Ending(ByteTokenizer):
+    """Bytes, of which the last ends a document."""
+
+    eos_id = 255
+
+
+def test_the_end_of_a_document_ends_the_text_whatever_the_stop_tokens_are() -> None:
+    config = GenerateConfig(max_new_tokens=9, temperature=0, stop_tokens=("b", 255))
+    generation = Generation(Script(b"a\xffb"), Ending(), [1], config)
+    assert ("".join(generation), generation.reason) == ("a", "end")
+
+
 def test_stop_text_across_pieces() -> None:
     stops = StopText(["<end>"])
     assert [stops.push(piece) for piece in ("a<", "e", "x<en", "d>tail")] == ["a", "", "<ex", ""]
@@ -179,6 +214,10 @@ def test_the_chain_is_what_is_given_else_the_default() -> None:
         ({"top_k": 0}, SettingError, "top_k="),
         ({"max_new_tokens": -1}, SettingError, "max_new_tokens="),
         ({"stop": ["", "x"]}, SettingError, "would stop at once"),
+        ({"stop_tokens": [256]}, SettingError, "stop_tokens=256: there is no such token; give an id from 0 to 255"),
+        ({"stop_tokens": ["ab"]}, SettingError, "stop_tokens='ab': there is no such token"),
+        ({"samples": 0}, SettingError, "samples=.*greater than or equal to 1"),
+        ({"logprobs": -1}, SettingError, "logprobs="),
         ({"samplers": ["nope"]}, PluginError, "'nope': there is none; there are .*temperature"),
         ({"samplers": ["top-p:q=1"]}, SettingError, "'top-p': q: there is no such setting"),
         ({"samplers": ["top-k:k=1e9"]}, SettingError, "'top-k': k="),

@@ -25,7 +25,7 @@ LEVELS: list[set[str]] = [
     {"evaluate"},
     {"trainer", "export", "testing"},
     {"jobs", "options", "terminal", "verification"},
-    {"ui"},
+    {"ui", "printing"},
     {"cli"},
     {"__main__"},
 ]
