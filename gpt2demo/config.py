@@ -127,7 +127,7 @@ class TrainConfig(Config):
 class DataConfig(Config):
     """How text is read and cleaned before anything learns from it."""
 
-    field: str = Field("text", min_length=1, description="where a row of .jsonl or .parquet has its text")
+    field: str = Field("text", min_length=1, description="where a row of .jsonl or .parquet has its text (default: text)")
     normalize: Literal["none", "nfc", "nfkc"] = Field("none", description="bring all characters into one Unicode form")
     unique: Literal["none", "documents", "lines"] = Field("none", description="drop documents, or also lines, that came before")
     sha256: tuple[Checksum, ...] = Field((), description="the checksum that a URL's file must have; one for each URL, in order")
