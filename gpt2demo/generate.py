@@ -149,12 +149,12 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
     Raises:
         Error: there is no such model, it is damaged, or the engine or device cannot be had.
     """
-    from gpt2demo.engines import onnx
+    from gpt2demo.engines import exported
 
-    found = find_model(None if model is None else str(model), checkpoint.is_checkpoint, onnx.is_export)
+    found = find_model(None if model is None else str(model), checkpoint.is_checkpoint, exported.is_export)
     if isinstance(found, Run) and engine == "onnx":
-        return _load_export(onnx.export_of(found), device)
-    if isinstance(found, Path) and onnx.is_export(found):
+        return _load_export(exported.export_of(found), device)
+    if isinstance(found, Path) and exported.is_export(found):
         if engine == "torch":
             raise RunError(f"{found}: is an export for onnxruntime; name the run it was made from to use PyTorch")
         return _load_export(found, device)

@@ -6,7 +6,7 @@ Everything heavy is imported when an export begins: listing the formats costs no
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,15 +23,17 @@ MARK = "gpt2demo.json"
 class OnnxExporter:
     """One folder for onnxruntime, Optimum, onnxruntime-genai and transformers.js, with proof that it is the same model."""
 
-    summary: ClassVar[str] = "ONNX, float32, with a certificate; for onnxruntime and what is built on it"
+    summary: ClassVar[str] = "ONNX, in 32, 16, 8 or 4 bits, with a certificate; for onnxruntime and what is built on it"
+    dtypes: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
 
-    dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
+    def __init__(self, samplers: Sequence[str] = ()) -> None:
+        self.samplers = samplers
 
     def export(self, checkpoint: Path, folder: Path, *, dtype: str, report: Callable[[str], None]) -> None:
         """Write and prove; see `gpt2demo.interfaces.Exporter`."""
         from gpt2demo.export.onnx import write_export
 
-        write_export(checkpoint, folder, report)
+        write_export(checkpoint, folder, dtype, self.samplers, report)  # type: ignore[arg-type]  # one of `dtypes`
 
 
 class HuggingFaceExporter:
@@ -59,6 +61,7 @@ def export_model(
     output: Path | None = None,
     *,
     dtype: str | None = None,
+    samplers: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> Path:
     """Export a model into a folder that appears whole and proven, or not at all. An older export there is replaced.
@@ -68,6 +71,7 @@ def export_model(
         format: the name of an exporter; plugins add more.
         output: the folder to write; left out, `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats.
         dtype: how the weights' numbers are written; left out, the format's usual one.
+        samplers: for ONNX, the sampler chain inside generate.onnx, each `NAME:key=value`; left out, the default chain.
         report: called with one line of text at each stage.
 
     Returns:
@@ -83,7 +87,10 @@ def export_model(
     """
     from gpt2demo import plugins
 
-    exporter: Exporter = plugins.registry().part("exporters", format)()
+    made = plugins.registry().part("exporters", format)
+    if samplers and made is not OnnxExporter:
+        raise SettingError(f"samplers={', '.join(samplers)}: the format {format!r} has no samplers inside; use onnx")
+    exporter: Exporter = OnnxExporter(samplers) if made is OnnxExporter else made()
     dtype = dtype or exporter.dtypes[0]
     if dtype not in exporter.dtypes:
         raise SettingError(f"dtype={dtype!r}: the format {format!r} can be written as {', '.join(exporter.dtypes)}")
@@ -103,7 +110,7 @@ def export_model(
 def _source(model: str | Path | None) -> tuple[Path, str]:
     """The verified checkpoint folder that a MODEL means, and what its export is called."""
     from gpt2demo.checkpoint import is_checkpoint, newest, verify
-    from gpt2demo.engines.onnx import is_export
+    from gpt2demo.engines.exported import is_export
 
     found = find_model(None if model is None else str(model), is_checkpoint, is_export)
     if isinstance(found, Run):

@@ -18,19 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpt2demo.config import GenerateConfig
-from gpt2demo.engines.onnx import MODEL, OnnxEngine
-from gpt2demo.engines.torch import TorchEngine
+from gpt2demo.engines.exported import MODEL
+from gpt2demo.engines.onnx import OnnxEngine
 from gpt2demo.errors import ExportError, TokenizerError
-from gpt2demo.generate import Generation
-from gpt2demo.interfaces import Engine, Tokenizer
+from gpt2demo.export.continuations import compare_greedy, compare_sampled
+from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
 
 LIMIT = 1e-3
 """Largest difference of a logit in float32. Where the two best logits are closer than this, either may win."""
+ROUNDED = {"fp16": (1e-3, 1.002), "int8": (1e-2, 1.01), "int4": (1e-1, 1.1)}
+"""For weights with fewer bits: the largest mean divergence from the original's distribution, in nats, in any way of reading, and
+the largest factor by which the perplexity may grow. Single logits may differ by what the rounding makes of them."""
 TOKENS = 4096
 """How much held-out text is read for the perplexity, at least one window."""
-GREEDY = 200
 STEPS = 32
 BATCH_LENGTH = 128
 """Longest row in a batch of three: at a large context and vocabulary their logits would fill the memory."""
@@ -53,6 +54,7 @@ class Comparison:
     divergence: float = 0.0
     agreed: int = 0
     mismatches: int = 0
+    dtype: str = "fp32"
 
     def add(self, reference: Floats, measured: Floats) -> None:
         """Count in some positions' logits, (N, V) each."""
@@ -72,11 +74,21 @@ class Comparison:
     @property
     def complaint(self) -> str | None:
         """What is beyond the limits, or None."""
+        if self.dtype != "fp32":
+            limit = ROUNDED[self.dtype][0]
+            far = f"{self.way}: the distributions diverge by {self.mean_divergence:.3g} nats, the limit is {limit:g}"
+            return None if self.mean_divergence <= limit else far
         if not self.largest <= LIMIT:
             return f"{self.way}: a logit differs by {self.largest:.3g}, the limit is {LIMIT:g}"
         if self.mismatches:
             return f"{self.way}: the likeliest token differs at {self.mismatches} of {self.positions} positions"
         return None
+
+    @property
+    def mean_divergence(self) -> float:
+        """Kullback-Leibler, of the original's distribution from the export's, in nats a position."""
+        mean = self.divergence / self.positions
+        return 0.0 if mean < 0 else mean  # rounding may take a zero below itself; a NaN stays one
 
     def as_dict(self) -> dict[str, Any]:
         """For the certificate."""
@@ -84,7 +96,7 @@ class Comparison:
             "way": self.way,
             "positions": self.positions,
             "largest_difference": self.largest,
-            "kl_divergence": max(0.0, self.divergence / self.positions),  # rounding may take a zero below itself
+            "kl_divergence": self.mean_divergence,
             "argmax_agreement": self.agreed / self.positions,
             "mismatches_outside_near_ties": self.mismatches,
         }
@@ -106,18 +118,32 @@ def prove(model: GPT2, folder: Path, checkpoint: Path, tokenizer: Tokenizer) -> 
         ExportError: the two differ by more than the limits; says where and by how much.
     """
     engine = OnnxEngine(folder, "cpu")
+    dtype = engine.exported.dtype
     text, ids = held_out(checkpoint, tokenizer, model.config.vocab_size)
     held, perplexity = compare_on_text(model, engine, ids)
     comparisons = [held, *compare_ways(model, engine, np.resize(ids, model.config.n_positions))]
     for comparison in comparisons:
+        comparison.dtype = dtype
         if complaint := comparison.complaint:
             raise ExportError(f"{MODEL} is not the PyTorch model: {complaint}")
+    growth = ROUNDED[dtype][1] if dtype in ROUNDED else 1 + LIMIT
+    if not perplexity["onnx"] <= growth * perplexity["torch"]:
+        worse = f"perplexity {perplexity['onnx']:.4g} instead of {perplexity['torch']:.4g}, the limit is {growth:g} times"
+        raise ExportError(f"{MODEL} is worse than the PyTorch model: {worse}; choose a larger --dtype")
     return {
-        "limits": {"largest_difference": LIMIT, "mismatches_outside_near_ties": 0},
+        "limits": limits(dtype),
         "comparisons": [comparison.as_dict() for comparison in comparisons],
         "perplexity": {"text": text, **perplexity},
-        "greedy": compare_greedy(model, engine, ids),
+        "greedy": compare_greedy(model, engine, ids, LIMIT),
+        "sampled": compare_sampled(model, engine, ids, tokenizer.vocab_size),
     }
+
+
+def limits(dtype: str) -> dict[str, float]:
+    """What an export has to keep, for its certificate."""
+    if dtype in ROUNDED:
+        return {"kl_divergence": ROUNDED[dtype][0], "perplexity_growth": ROUNDED[dtype][1]}
+    return {"largest_difference": LIMIT, "mismatches_outside_near_ties": 0, "perplexity_growth": 1 + LIMIT}
 
 
 def held_out(checkpoint: Path, tokenizer: Tokenizer, vocab_size: int) -> tuple[str, Ids]:
@@ -166,13 +192,9 @@ def replay(engine: OnnxEngine, rows: Sequence[Ids], cuts: Sequence[int] = ()) ->
     width = max(len(row) for row in rows)
     padding = [width - len(row) for row in rows]
     ids = np.stack([np.pad(row, (pad, 0)) for row, pad in zip(rows, padding, strict=True)])
-    mask = (np.arange(width) >= np.array(padding)[:, None]).astype(np.int64)
-    positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
     edges = [0, *cuts, width]
     engine.reset()
-    pieces = [
-        engine.read(ids[:, start:end], mask[:, :end], positions[:, start:end]) for start, end in pairwise(edges) if end > start
-    ]
+    pieces = [engine.read(ids[:, start:end], np.array(padding)) for start, end in pairwise(edges) if end > start]
     logits = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
     return [row[pad:] for row, pad in zip(logits, padding, strict=True)]
 
@@ -233,8 +255,7 @@ def compare_on_text(model: GPT2, engine: OnnxEngine, ids: Ids) -> tuple[Comparis
 
 def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
     """Logarithm of the softmax over the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    result: npt.NDArray[np.float64] = torch.from_numpy(logits).double().log_softmax(dim=-1).numpy()
     return result
 
 
@@ -244,69 +265,3 @@ def loss(logits: Floats, targets: Ids) -> float:
     return -sum(
         float(log_softmax(logits[i : i + 64])[np.arange(len(targets[i : i + 64])), targets[i : i + 64]].sum()) for i in blocks
     )
-
-
-# ---------------------------------------------------------------------------------------------- generation
-
-
-class Mute:
-    """A tokenizer for a generation of which only the ids count: no text, and no id that ends it."""
-
-    lossless = False
-    vocab_size = 10**9  # as many as the model has
-    eos_id = None
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Nothing."""
-        return ""
-
-
-class Watched(TorchEngine):
-    """A PyTorch engine that keeps the logits it gave last."""
-
-    def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
-        """As `TorchEngine.feed`."""
-        self.last = super().feed(ids, padding)
-        return self.last
-
-
-def greedy(engine: Engine, prompt: Ids, count: int) -> Generation:
-    """A finished greedy generation of `count` ids."""
-    generation = Generation(engine, Mute(), prompt.tolist(), GenerateConfig(max_new_tokens=count, temperature=0))  # type: ignore[arg-type]  # Mute is as much of a tokenizer as this needs
-    for _ in generation:
-        pass
-    return generation
-
-
-def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids) -> dict[str, Any]:
-    """Let both models write through the real generation loop, past the end of the context.
-
-    Raises:
-        ExportError: they write different tokens, where it is not a near-tie.
-    """
-    n_positions = model.config.n_positions
-    prompt = np.resize(ids, max(1, n_positions - GREEDY // 2))
-    ours, original = greedy(engine, prompt, GREEDY), greedy(TorchEngine(model), prompt, GREEDY)
-    equal = next((i for i in range(GREEDY) if ours.ids[i] != original.ids[i]), GREEDY)
-    if equal < GREEDY and (gap := _gap(model, prompt, equal)) > LIMIT:
-        tokens = f"{ours.ids[equal]} instead of {original.ids[equal]}"
-        raise ExportError(f"{MODEL} is not the PyTorch model: greedy token {equal + 1} is {tokens}, by {gap:.3g} the likelier")
-    return {
-        "prompt_tokens": len(prompt),
-        "tokens": GREEDY,
-        "equal_tokens": equal,  # fewer only after a near-tie
-        "microseconds_per_token": {
-            "torch": round(1e6 / original.tokens_per_second),
-            "onnx": round(1e6 / ours.tokens_per_second),
-        },
-        "provider": engine.provider,
-        "threads": {"torch": torch.get_num_threads()},
-    }
-
-
-def _gap(model: GPT2, prompt: Ids, count: int) -> float:
-    """How far the best logit is above the second best after `count` greedy tokens of the original."""
-    engine = Watched(model)
-    greedy(engine, prompt, count + 1)
-    second, best = np.sort(engine.last[0])[-2:]
-    return float(best - second)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
+from gpt2demo.samplers.numbers import at_least, at_most, is_traced
 from gpt2demo.samplers.ranking import largest
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ class Temperature(Sampler):
     value: float = Field(0.8, ge=0, le=1e6, description="below 1 is safer, above 1 wilder, 0 always takes the likeliest")
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
-        """Scaled logits; at 0 everything but the first maximum is -inf."""
-        if self.value < SMALLEST:
+        """Scaled logits; at 0 everything but the first maximum is -inf.
+
+        Inside a graph 0 is the smallest number instead, where several equal maxima survive.
+        """
+        if not is_traced(self.value) and self.value < SMALLEST:
             best = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             return logits.new_full(logits.shape, float("-inf")).scatter(-1, best, 0.0)
         # Shifted so that the best logit is 0: a tiny temperature then overflows to -inf and never to inf or NaN.
-        return (logits - logits.amax(dim=-1, keepdim=True)) / self.value
+        return (logits - logits.amax(dim=-1, keepdim=True)) / at_least(SMALLEST, self.value)
 
 
 class TopK(Sampler):
@@ -39,7 +43,7 @@ class TopK(Sampler):
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Exactly k entries survive, also with ties; fewer where fewer were left."""
-        values, ids = largest(logits, min(self.k, logits.shape[-1]))
+        values, ids = largest(logits, at_most(logits.shape[-1], self.k))
         return logits.new_full(logits.shape, float("-inf")).scatter(-1, ids, values)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpt2demo.engines.onnx import is_export
+from gpt2demo.engines.exported import is_export
 from gpt2demo.generate import EngineName, Model, load
 from gpt2demo.run import Run, exports_dir, list_runs, runs_dir
 

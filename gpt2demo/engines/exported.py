@@ -1,0 +1,139 @@
+"""The folder that `gpt2demo export --onnx` writes: which files it has, what its certificate says, and whether they may be run.
+
+model.onnx      the model with all of its weights, for every runtime
+generate.onnx   one step with samplers and draw inside; its weights are those in model.onnx
+gpt2demo.json   the certificate: what was made from what, the files' checksums, and the proof that it is the same model
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from gpt2demo.config import ModelConfig
+from gpt2demo.errors import CheckpointError, RunError, SettingError
+from gpt2demo.run import Run, exports_dir
+from gpt2demo.storage import read_json, sha256
+
+CERTIFICATE = "gpt2demo.json"
+MODEL = "model.onnx"
+GENERATE = "generate.onnx"
+FORMAT = 2
+Dtype = Literal["fp32", "fp16", "int8", "int4"]
+
+
+def cache_names(prefix: str, n_layer: int) -> list[str]:
+    """Names of the cache's tensors: `past_key_values.0.key`, `past_key_values.0.value`, `past_key_values.1.key` …"""
+    return [f"{prefix}.{layer}.{part}" for layer in range(n_layer) for part in ("key", "value")]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the certificate says of a folder.
+
+    Attributes:
+        folder: where it lies.
+        config: the model's shape.
+        dtype: how its weights are stored.
+        chain: the samplers inside generate.onnx in order, each with its `name`, its `inputs` (option -> input of the graph) and
+            their `values` at the export, and its `fixed` options (option -> value); None where there is no generate.onnx.
+    """
+
+    folder: Path
+    config: ModelConfig
+    dtype: Dtype
+    chain: list[dict[str, Any]] | None
+
+
+def is_export(path: Path) -> bool:
+    """Whether a folder claims to be an export for onnxruntime."""
+    return (path / CERTIFICATE).is_file() and (path / MODEL).is_file()
+
+
+def export_of(run: Run) -> Path:
+    """The export of a run, which has the run's name; warns when the run has been trained on since.
+
+    Raises:
+        RunError: there is none.
+    """
+    folder = exports_dir() / run.name
+    if not is_export(folder):
+        raise RunError(f"run {run.name!r}: {folder} holds no export of it; make one with `gpt2demo export {run.name} --onnx`")
+    source = read_json(folder / CERTIFICATE).get("source")
+    newest = max(run.checkpoints.glob("step-*/manifest.json"), default=None)
+    weights = _listed(read_json(newest), "model.safetensors") if newest else {}
+    if newest and (not isinstance(source, dict) or source.get("sha256") != weights.get("sha256")):
+        again = f"export again with `gpt2demo export {run.name} --onnx`"
+        warnings.warn(f"{folder}: was not made from the run's newest checkpoint, {newest.parent.name}; {again}", stacklevel=2)
+    return folder
+
+
+def check_export(folder: Path) -> Exported:
+    """What an export is, after making sure that its graphs are the certified files and bring no data from elsewhere.
+
+    Raises:
+        CheckpointError: it is not; says which file and why.
+    """
+    certificate = read_json(folder / CERTIFICATE)
+    if (found := certificate.get("format")) != FORMAT:
+        again = "export the model again" if found == 1 else "use a newer gpt2demo"
+        raise CheckpointError(f"{folder}: has export format {found!r}, this program reads {FORMAT}; {again}")
+    for name, foreign in ((MODEL, _ANY), (GENERATE, _ELSEWHERE)):
+        if name == MODEL or (folder / name).is_file():
+            _check_file(folder / name, certificate, foreign)
+    try:
+        return Exported(
+            folder, ModelConfig.create(**certificate["shape"]), _dtype(certificate["dtype"]), _chain(folder, certificate)
+        )
+    except (KeyError, TypeError, SettingError) as error:
+        raise CheckpointError(f"{folder / CERTIFICATE}: describes no usable model ({error})") from None
+
+
+_ANY = re.compile(rb"location")
+_ELSEWHERE = re.compile(rb"location(?!\x12\x0amodel\.onnx)")
+
+
+def _check_file(file: Path, certificate: dict[str, Any], foreign: re.Pattern[bytes]) -> None:
+    """Make sure that a graph is the certified one, and refers to no file that it must not refer to.
+
+    ONNX names a file with weights under the key "location", before the file's name with its length; the exporter leaves no other
+    text with that word in a graph. Searching the bytes takes no memory, parsing them would take as much as the model.
+
+    Raises:
+        CheckpointError: it is another file, or it does.
+    """
+    if not file.is_file() or sha256(file) != _listed(certificate, file.name).get("sha256"):
+        raise CheckpointError(f"{file}: is not the file that {CERTIFICATE} certifies; export the model again")
+    if not file.stat().st_size:
+        raise CheckpointError(f"{file}: is empty; export the model again")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if foreign.search(content):
+            raise CheckpointError(f"{file}: keeps weights in other files, which are not checked; export the model again")
+
+
+def _dtype(name: Any) -> Dtype:
+    if name not in ("fp32", "fp16", "int8", "int4"):
+        raise TypeError(f"dtype {name!r}")
+    return cast(Dtype, name)
+
+
+def _chain(folder: Path, certificate: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The samplers inside generate.onnx; TypeError when the certificate describes none, though the file is there."""
+    if not (folder / GENERATE).is_file():
+        return None
+    chain = certificate["samplers"]
+    kinds = {"name": str, "inputs": dict, "fixed": dict}
+    if not isinstance(chain, list) or not all(isinstance(step.get(key), kind) for step in chain for key, kind in kinds.items()):
+        raise TypeError("samplers")
+    return chain
+
+
+def _listed(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a manifest or certificate says of a file; empty when it says nothing usable."""
+    files = manifest.get("files")
+    entry = files.get(name) if isinstance(files, dict) else None
+    return entry if isinstance(entry, dict) else {}

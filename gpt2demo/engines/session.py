@@ -1,0 +1,125 @@
+"""Opening a model in onnxruntime: on which device it really runs, with how many threads, and how its buffers are bound."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from gpt2demo.errors import CheckpointError, SettingError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Binding:
+    """A session whose inputs and outputs lie in arrays that stay where they are: a call copies and allocates nothing.
+
+    Args:
+        session: an onnxruntime session.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._held: dict[str, Any] = {}  # also keeps the memory alive that onnxruntime has only the address of
+
+    def input(self, name: str, value: npt.NDArray[Any]) -> None:
+        """Read an input from an array from now on, in C order."""
+        if self._held.get(name) is not value:
+            self._held[name] = value
+            self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+
+    def output(self, name: str, value: npt.NDArray[Any]) -> None:
+        """Write an output into an array from now on, in C order."""
+        if self._held.get(name) is not value:
+            self._held[name] = value
+            self._binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+
+    def shared(self, source: str, target: str, value: Any) -> None:
+        """Let an input and an output be one and the same `OrtValue`, on whatever device."""
+        self._held[source] = value
+        self._binding.bind_ortvalue_input(source, value)
+        self._binding.bind_ortvalue_output(target, value)
+
+    def run(self) -> None:
+        """Compute."""
+        self._session.run_with_iobinding(self._binding)
+
+
+def buffer(shape: tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
+    """An `OrtValue` on a device; on the CPU memory is only taken where something is written."""
+    from onnxruntime import OrtValue
+
+    if device == "cpu":
+        return OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype))
+    return OrtValue.ortvalue_from_shape_and_type(shape, dtype, device, 0)
+
+
+def cpu_threads() -> int:
+    """How many cores this process may use: those of the machine, or fewer where it was given fewer (as in a container)."""
+    cores = psutil.cpu_count(logical=False) or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such system, or no limit ("max")
+        pass
+    return min(cores, allowed)
+
+
+def open_session(file: Path, device: Device, dtype: str) -> tuple[Any, str]:
+    """An onnxruntime session, and the execution provider that it really runs on.
+
+    Its threads wait for each other actively while a call runs, which halves the time of a small model, and sleep between calls.
+
+    Raises:
+        CheckpointError: the file is no ONNX model.
+        SettingError: the device that was asked for cannot be had.
+    """
+    import onnxruntime
+
+    if device == "mps":
+        raise SettingError("device='mps': onnxruntime computes on cpu or cuda; use one of these, or the torch engine")
+    missing = _missing_for_cuda(dtype) if device in ("auto", "cuda") else "not asked for"
+    if device == "cuda" and missing:
+        raise SettingError(f"device='cuda': {missing}; or use --device cpu")
+    if not missing:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; that is said below
+            onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = cpu_threads()
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers = ["CPUExecutionProvider"] if missing else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+    except Exception as error:  # onnxruntime has a class for each kind of complaint, and no common base
+        raise CheckpointError(f"{file}: onnxruntime cannot load it ({' '.join(str(error).split())[:200]})") from None
+    provider: str = session.get_providers()[0]
+    if device == "cuda" and not provider.startswith("CUDA"):
+        needed = f"CUDA {onnxruntime.cuda_version} and cuDNN 9"
+        raise SettingError(f"device='cuda': onnxruntime {onnxruntime.__version__} could not load {needed}; or use --device cpu")
+    return session, provider
+
+
+def _missing_for_cuda(dtype: str) -> str | None:
+    """What keeps onnxruntime from an NVIDIA GPU, and what to do; None when nothing does as far as can be seen before trying."""
+    import onnxruntime
+
+    if dtype != "fp16":
+        return f"this export is {dtype}, onnxruntime's attention on NVIDIA GPUs wants fp16; export again with --dtype fp16"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this onnxruntime is built without CUDA; `pip install onnxruntime-gpu` in place of onnxruntime"
+    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+    try:
+        status = ctypes.CDLL(library).cuInit(0)
+    except OSError:
+        return f"there is no NVIDIA driver ({library} cannot be loaded); install it"
+    return f"the NVIDIA driver finds no usable GPU (cuInit gave {status})" if status else None

@@ -1,0 +1,227 @@
+"""GPT-2 as an ONNX graph, written node by node with the operators that onnxruntime has for transformers.
+
+A graph that an exporter makes of PyTorch code has a few dozen small nodes a layer, and a cache that is copied for each token.
+Here a layer has nine nodes, and attention (`GroupQueryAttention`) writes new keys and values into the buffer that it reads from,
+where host and past share one. That it is the same model is not assumed: `certificate.py` proves it for each export.
+
+The inputs and outputs have the names and axes that Optimum, onnxruntime-genai and transformers.js look for:
+
+input_ids, position_ids      int64   batch_size, sequence_length
+attention_mask               int64   batch_size, past_sequence_length + sequence_length
+past_key_values.N.key|value  float   batch_size, n_head, past_sequence_length, head_dim
+logits                       float   batch_size, sequence_length, vocab_size
+present.N.key|value          float   batch_size, n_head, past_sequence_length + sequence_length, head_dim
+
+Legend for shapes: B = batch, T = new positions, P = positions in the cache, S = P + T, C = width, H = heads, D = C / H,
+V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from gpt2demo.config import ModelConfig
+from gpt2demo.engines.exported import cache_names
+from gpt2demo.export.quantization import Quantized
+
+OPSET = 18
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+Weights = Mapping[str, npt.NDArray[Any] | Quantized]
+
+IDS = ("batch_size", "sequence_length")
+MASK = ("batch_size", "past_sequence_length + sequence_length")
+KEEP = "num_logits_to_keep"
+"""An input that may be left out: how many of the last positions get logits; 0, which it is by itself, means all."""
+
+
+class Writer(Tape):
+    """Records nodes and weights.
+
+    Args:
+        config: the model's shape.
+        weights: name -> (out, in) matrices, vectors and tables as the model has them; see `arrays`.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        super().__init__()
+        self.config = config
+        self.weights = weights
+        self.dtype = np.dtype(np.float16 if weights["wpe.weight"].dtype == np.float16 else np.float32)
+        self._stored: dict[str, ir.Value] = {}
+
+    def stored(self, name: str, array: npt.NDArray[Any] | None = None) -> ir.Value:
+        """A weight or constant as a value; one name is stored once."""
+        if name not in self._stored:
+            found = self.weights[name] if array is None else array
+            self._stored[name] = self.initializer(ir.tensor(np.asarray(found, order="C"), name=name))
+        return self._stored[name]
+
+    def number(self, value: float | Sequence[int], dtype: npt.DTypeLike = np.int64) -> ir.Value:
+        """A constant."""
+        array = np.array(value, dtype)
+        return self.stored(f"constant_{array.dtype}_{'_'.join(map(str, array.reshape(-1)))}_{array.ndim}", array)
+
+    def embedding(self, name: str, ids: ir.Value) -> ir.Value:
+        """Rows of a table: (B, T) -> (B, T, C)."""
+        table = self.weights[name]
+        if not isinstance(table, Quantized):
+            return self.op("Gather", [self.stored(name), ids])
+        sizes = {"bits": table.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 2}
+        scales = self.stored(f"{name}.row_scales", table.scales[..., None])  # (V, blocks, 1)
+        rows = self.op(
+            "GatherBlockQuantized", [self.stored(f"{name}.blocks", table.blocks), ids, scales], sizes, domain=MICROSOFT
+        )
+        return self.op("Reshape", [rows, self.number([0, 0, self.config.n_embd])])  # (B, T, blocks, block) -> (B, T, C)
+
+    def linear(self, name: str, x: ir.Value, *, bias: bool = False, output: ir.Value | None = None) -> ir.Value:
+        """X Wᵀ, plus the layer's bias if it is wanted."""
+        weight = self.weights[f"{name}.weight"]
+        offset = self.stored(f"{name}.bias") if bias else None
+        if isinstance(weight, Quantized):
+            return self._quantized_linear(f"{name}.weight", weight, x, offset, output)
+        if name == "wte":  # the head: the embedding, stored once
+            return self.op("FusedMatMul", [x, self.stored("wte.weight")], {"transB": 1}, domain=MICROSOFT, output=output)
+        y = self.op("MatMul", [x, self.stored(f"{name}.weight", weight.T)], output=None if bias else output)
+        return self.op("Add", [y, offset], output=output) if bias else y
+
+    def _quantized_linear(self, name: str, weight: Quantized, x: ir.Value, bias: Any, output: Any) -> ir.Value:
+        rows, columns = weight.shape
+        sizes = {"K": columns, "N": rows, "bits": weight.bits, "block_size": weight.block, "accuracy_level": 4}
+        inputs = [x, self.stored(f"{name}.blocks", weight.blocks), self.stored(f"{name}.scales", weight.scales.reshape(-1))]
+        return self.op("MatMulNBits", [*inputs, None, None, bias], sizes, domain=MICROSOFT, output=output)
+
+
+def decoder(w: Writer, ids: ir.Value, mask: ir.Value, positions: ir.Value) -> tuple[ir.Value, list[ir.Value], list[ir.Value]]:
+    """Everything below the head.
+
+    Returns:
+        The last layer norm's result (B, T, C); the inputs and the outputs of the cache, keys and values by turns.
+    """
+    total = w.op("Cast", [w.op("Shape", [mask], {"start": 1, "end": 2})], {"to": ir.DataType.INT32.value})  # (1,): S
+    rows = w.op("Shape", [mask], {"start": 0, "end": 1})  # (1,): B
+    newest = w.op("Expand", [w.op("Sub", [total, w.number([1], np.int32)]), rows])  # (B,): S - 1
+    where = [newest, total, padding_bias(w, mask, ids)]
+    past, present = cache_values(w, "past_key_values", "past"), cache_values(w, "present", "present")
+    x = w.op("Add", [w.embedding("wte.weight", ids), w.embedding("wpe.weight", positions)])  # (B, T, C), the stream
+    normed = layer_norm(w, "h.0.ln_1", x)
+    for layer in range(w.config.n_layer):
+        name = f"h.{layer}"
+        attended = attention(w, name, normed, past[2 * layer : 2 * layer + 2], where, present[2 * layer : 2 * layer + 2])
+        x, normed = add_and_norm(w, x, w.linear(f"{name}.attn.c_proj", attended), f"{name}.attn.c_proj", f"{name}.ln_2")
+        hidden = w.op("FastGelu", [w.linear(f"{name}.mlp.c_fc", normed), w.stored(f"{name}.mlp.c_fc.bias")], domain=MICROSOFT)
+        following = f"h.{layer + 1}.ln_1" if layer + 1 < w.config.n_layer else "ln_f"
+        x, normed = add_and_norm(w, x, w.linear(f"{name}.mlp.c_proj", hidden), f"{name}.mlp.c_proj", following)
+    return normed, past, present
+
+
+def padding_bias(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
+    """(B, 1, T, S): 0 for a token and a large negative number for padding. Not -inf: a softmax over nothing else is NaN."""
+    outside = w.op("Sub", [w.op("Cast", [mask], {"to": data_type(w.dtype).value}), w.number(1, w.dtype)])  # 0 or -1
+    bias = w.op("Unsqueeze", [w.op("Mul", [outside, w.number(1e4, w.dtype)]), w.number([1, 2])])  # (B, 1, 1, S)
+    one, new = w.number([1]), w.op("Shape", [ids], {"start": 1, "end": 2})
+    return w.op("Expand", [bias, w.op("Concat", [one, one, new, one], {"axis": 0})])
+
+
+def attention(
+    w: Writer, name: str, x: ir.Value, past: Sequence[ir.Value], where: Sequence[ir.Value], present: Sequence[ir.Value]
+) -> ir.Value:
+    """Causal attention over cache and new positions: (B, T, C) -> (B, T, C). Query, key and value go in as one tensor."""
+    newest, total, bias = where
+    heads = {"num_heads": w.config.n_head, "kv_num_heads": w.config.n_head}
+    qkv = w.linear(f"{name}.attn.c_attn", x, bias=True)  # (B, T, 3C)
+    inputs = [qkv, None, None, *past, newest, total, None, None, None, bias]
+    mixed = ir.Value(name=f"{name}.attn.mixed")
+    w.op_multi_out("GroupQueryAttention", inputs, heads, outputs=[mixed, *present], domain=MICROSOFT)
+    return mixed
+
+
+def layer_norm(w: Writer, name: str, x: ir.Value) -> ir.Value:
+    """(B, T, C) -> (B, T, C)."""
+    return w.op("LayerNormalization", [x, w.stored(f"{name}.weight"), w.stored(f"{name}.bias")], {"epsilon": 1e-5})
+
+
+def add_and_norm(w: Writer, stream: ir.Value, part: ir.Value, linear: str, norm: str) -> tuple[ir.Value, ir.Value]:
+    """Add a sub-block's result, without its bias yet, and the bias to the stream; give the stream and its layer norm."""
+    parts = [part, stream, w.stored(f"{norm}.weight"), w.stored(f"{norm}.bias"), w.stored(f"{linear}.bias")]
+    normed, _, _, added = w.op_multi_out("SkipLayerNormalization", parts, {"epsilon": 1e-5}, num_outputs=4, domain=MICROSOFT)
+    return added, normed
+
+
+def cache_values(w: Writer, prefix: str, axis: str) -> list[ir.Value]:
+    """The cache's tensors, (B, H, P, D) or (B, H, S, D)."""
+    length = "past_sequence_length" if axis == "past" else MASK[1]
+    shape = ("batch_size", w.config.n_head, length, w.config.n_embd // w.config.n_head)
+    return [ir.val(name, data_type(w.dtype), shape) for name in cache_names(prefix, w.config.n_layer)]
+
+
+def data_type(dtype: npt.DTypeLike) -> ir.DataType:
+    """ONNX's name of a numpy type."""
+    return ir.DataType.from_numpy(np.dtype(dtype))
+
+
+def model_graph(config: ModelConfig, weights: Weights) -> ir.Model:
+    """The whole model: ids, mask, positions and cache in; logits and the grown cache out."""
+    w = Writer(config, weights)
+    given = model_inputs()
+    hidden, past, present = decoder(w, *given)
+    keep = w.stored(KEEP, np.array([0], np.int64))
+    logits = ir.val("logits", ir.DataType.FLOAT, (*IDS, config.vocab_size))
+    head(w, hidden, w.op("Neg", [keep]), logits)
+    return finished(w, [*given, *past, keep], [logits, *present])
+
+
+def generate_graph(config: ModelConfig, weights: Weights, chain: ir.Graph, vocab_size: int) -> ir.Model:
+    """The model with a sampler chain and the draw behind it: ids, mask, positions, cache and the chain's inputs in, next ids out.
+
+    Args:
+        config: the model's shape.
+        weights: as for `model_graph`.
+        chain: as `sampling.trace` gives it; its nodes are moved into the new graph.
+        vocab_size: how many ids the tokenizer has; the model may have more.
+    """
+    w = Writer(config, weights)
+    given = model_inputs()
+    hidden, past, present = decoder(w, *given)
+    logits = w.op("Squeeze", [head(w, hidden, w.number([-1])), w.number([1])])  # (B, V)
+    if vocab_size < config.vocab_size:
+        logits = w.op("Slice", [logits, w.number([0]), w.number([vocab_size]), w.number([1])])
+    ir.convenience.replace_all_uses_with(chain.inputs[0], logits)
+    used = [value for value in chain.inputs[1:] if value.uses()]
+    return finished(w, [*given, *past, *used], [*chain.outputs, *present], chain)
+
+
+def model_inputs() -> list[ir.Value]:
+    """New ids, the mask of all positions, the new ids' positions."""
+    shapes = {"input_ids": IDS, "attention_mask": MASK, "position_ids": IDS}
+    return [ir.val(name, ir.DataType.INT64, shape) for name, shape in shapes.items()]
+
+
+def head(w: Writer, hidden: ir.Value, start: ir.Value, logits: ir.Value | None = None) -> ir.Value:
+    """Logits (B, T', V) in float32 of the positions from `start` on, which counts from the end."""
+    hidden = w.op("Slice", [hidden, start, w.number([2**62]), w.number([1])])
+    if w.dtype == np.float32:
+        return w.linear("wte", hidden, output=logits)
+    return w.op("Cast", [w.linear("wte", hidden)], {"to": ir.DataType.FLOAT.value}, output=logits)
+
+
+def finished(w: Writer, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], tail: ir.Graph | None = None) -> ir.Model:
+    """The recorded nodes, and those of another graph behind them, as a model."""
+    opsets = {"": OPSET, MICROSOFT: 1}
+    nodes, initializers = list(w.nodes), list(w.initializers)
+    if tail is not None:
+        initializers += list(tail.initializers.values())
+        tail.initializers.clear()
+        tail.inputs.clear()
+        tail.outputs.clear()
+        moved = list(tail)
+        tail.remove(moved)
+        nodes += moved
+    graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, opset_imports=opsets, name="gpt2")
+    return ir.Model(graph, ir_version=IR_VERSION, producer_name="gpt2demo")

@@ -1,0 +1,68 @@
+"""Continue a prompt with the exported model in this folder: python run.py "Once upon a time" --top-p.p 0.9 --seed 1.
+
+Needs onnxruntime (or onnxruntime-gpu), numpy and tokenizers, nothing else. gpt2demo writes this file and does not use it: take it
+as a start for a program of your own. The numbers that it can change are those of the samplers in gpt2demo.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def read(name: str) -> dict[str, Any]:
+    """One of the folder's JSON files."""
+    content: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    return content
+
+
+def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
+    """Print a prompt and what the model adds to it."""
+    about, end = read("gpt2demo.json"), read("generation_config.json").get("eos_token_id")
+    shape, samplers = about["shape"], about["samplers"]
+    tokenizer, stream = Tokenizer.from_file(str(FOLDER / "tokenizer.json")), DecodeStream(skip_special_tokens=False)
+    session = onnxruntime.InferenceSession(FOLDER / "generate.onnx", providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(int(options["seed"]) if "seed" in options else None)
+    types = {value.name: np.int64 if value.type == "tensor(int64)" else np.float64 for value in session.get_inputs()}
+    numbers = {label: step["values"][field] for step in samplers for field, label in step["inputs"].items()} | options
+    chosen = {label: np.array(number, types[label]) for label, number in numbers.items() if label in types}
+
+    kind = np.float16 if about["dtype"] == "fp16" else np.float32
+    empty = np.zeros((1, shape["n_head"], 0, shape["n_embd"] // shape["n_head"]), kind)
+    cache = {name: empty for name in types if name.startswith("past_key_values")}
+    text = tokenizer.encode(prompt or "\n", add_special_tokens=False).ids
+    new, start = text[-shape["n_positions"] :], len(text)
+    print(prompt, end="", flush=True)
+    for _ in range(count):
+        known = next(iter(cache.values())).shape[2]
+        if known + len(new) > shape["n_positions"]:  # the context is full: read the newer half of it again
+            cache, new, known = dict.fromkeys(cache, empty), text[-(shape["n_positions"] // 2) :], 0
+        inputs: dict[str, Any] = {
+            "input_ids": np.array([new]),
+            "attention_mask": np.ones((1, known + len(new)), np.int64),
+            "position_ids": np.arange(known, known + len(new))[None],
+            "uniform": random.random(1, np.float32),
+            "text_ids": np.array([text]),
+            "prompt_length": np.array(start),
+        }
+        given = {name: value for name, value in inputs.items() if name in types}
+        next_ids, *present = session.run(None, given | chosen | cache)
+        cache, new = dict(zip(cache, present, strict=True)), [int(next_ids[0, 0])]
+        if new[0] == end:
+            break
+        text += new
+        print(stream.step(tokenizer, new[0]) or "", end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    beginning = words.pop(0) if words and not words[0].startswith("--") else ""
+    main(beginning, {name.removeprefix("--"): float(value) for name, value in zip(words[::2], words[1::2], strict=True)})

@@ -1,0 +1,24 @@
+"""Options that are numbers when a sampler runs, and tensors while it is traced: in an ONNX graph they are inputs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+def is_traced(option: Any) -> bool:
+    """Whether an option stands for an input of the graph that is being traced; then no branch may depend on it."""
+    return not isinstance(option, float | int)
+
+
+def at_least(limit: Number, option: Number) -> Number:
+    """The larger of the two."""
+    clamped: Any = option
+    return clamped.clamp(min=limit) if is_traced(option) else max(limit, option)
+
+
+def at_most(limit: Number, option: Number) -> Number:
+    """The smaller of the two."""
+    clamped: Any = option
+    return clamped.clamp(max=limit) if is_traced(option) else min(limit, option)

@@ -1,0 +1,286 @@
+"""Samplers inside the ONNX graph, weights in fewer bits, and what runs without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from pydantic import Field
+from test_onnx import save_checkpoint, some_ids
+
+from gpt2demo import plugins
+from gpt2demo.config import parse_spec
+from gpt2demo.drawing import inverse
+from gpt2demo.engines.exported import check_export
+from gpt2demo.engines.onnx import OnnxEngine
+from gpt2demo.errors import CheckpointError, ExportError, SettingError
+from gpt2demo.export import certificate, continuations, export_model, sampling
+from gpt2demo.export.quantization import BLOCKS, quantize
+from gpt2demo.export.wire import weight_places
+from gpt2demo.generate import load
+from gpt2demo.interfaces import Sampler, SamplingContext
+from gpt2demo.storage import sha256
+
+STANDARD = ["temperature:value=0.7", "top-k:k=50", "top-p:p=0.9"]
+ALL = [*STANDARD, "min-p", "typical", "epsilon", "eta", "repetition-penalty", "frequency-penalty", "presence-penalty"]
+STRUCTURAL = "no-repeat-ngram:size=3"  # the size decides about the graph's form
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a chain of nearly everything."""
+    chain = [*ALL, STRUCTURAL]
+    return export_model(source, output=tmp_path_factory.mktemp("exports") / "tiny", samplers=chain, report=lambda line: None)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Sampler]]:
+    """A place for samplers of a test's own."""
+    own: dict[str, type[Sampler]] = {}
+    real = plugins.registry().part
+    monkeypatch.setattr(plugins.registry(), "part", lambda kind, name: own[name] if name in own else real(kind, name))
+    return own
+
+
+# ---------------------------------------------------------------------------------------------- samplers in the graph
+
+
+def test_what_is_drawn_inside_is_what_the_samplers_draw_outside(exported: Path, source: Path) -> None:
+    """Ten samplers with numbers as inputs of the graph, one whose number is fixed."""
+    written = json.loads((exported / "gpt2demo.json").read_text())
+    assert written["sampled"]["equal_tokens"] == written["sampled"]["tokens"] == 24
+    steps = {step["name"]: step for step in written["samplers"]}
+    assert steps["top-p"] == {"name": "top-p", "inputs": {"p": "top-p.p"}, "values": {"p": 0.9}, "fixed": {}}
+    assert steps["no-repeat-ngram"]["fixed"] == {"size": 3}
+
+
+@pytest.mark.parametrize("spec", [*ALL, STRUCTURAL])
+def test_each_sampler_alone_is_the_same_inside_and_outside(spec: str) -> None:
+    """Other numbers than at the export, and thousands of rows, a third of them with something ruled out."""
+    session = session_of(sampling.trace([spec], 40))
+    name, rng = parse_spec(spec)[0], torch.Generator().manual_seed(0)
+    sampler = plugins.create_sampler(spec)
+    logits = torch.randn(3000, 40, generator=rng) * 3
+    logits[:1000][torch.rand(1000, 40, generator=rng) < 0.5] = -torch.inf
+    logits[:, 7] = 1.0
+    uniform = torch.rand(3000, generator=rng)
+    text = torch.randint(0, 40, (3000, 9), generator=rng)
+    expected = inverse(sampler(logits, SamplingContext(text, 4)), uniform)
+    given = {"logits": logits, "uniform": uniform, "text_ids": text, "prompt_length": torch.tensor(4)}
+    numbers = {f"{name}.{field}": np.array(value) for field, value in sampler if isinstance(value, int | float)}
+    wanted = {value.name for value in session.get_inputs()}
+    inputs = {key: value.numpy() for key, value in given.items()} | numbers
+    (drawn,) = session.run(None, {key: value for key, value in inputs.items() if key in wanted})
+    same = drawn[:, 0] == expected.numpy()
+    assert same.mean() > 0.999  # on a border between two tokens rounding may take either
+
+
+def session_of(traced: sampling.Traced) -> object:
+    """A traced chain alone in onnxruntime."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    model = ir.Model(traced.graph, ir_version=10)
+    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_numbers_can_change_from_draw_to_draw(exported: Path) -> None:
+    """The graph is one; temperature, top-k and the rest are its inputs."""
+    engine = OnnxEngine(exported, "cpu")
+    chain = [(step["name"], step["values"] | step["fixed"]) for step in engine.exported.chain or []]
+    assert engine.takes(chain)
+    wild = [(name, {**options, **({"value": 5.0} if name == "temperature" else {})}) for name, options in chain]
+    prompt = some_ids(1, 8)
+    calm = [continuations.sampled_inside(engine, chosen, prompt, 20) for chosen in (chain, wild, chain)]
+    assert calm[0] == calm[2] != calm[1]
+    assert not engine.takes(chain[:-1])
+    assert not engine.takes([*chain[:-1], ("no-repeat-ngram", {"size": 4})])  # fixed at the export
+
+
+def test_a_batch_draws_what_its_rows_draw_alone(exported: Path) -> None:
+    engine = OnnxEngine(exported, "cpu")
+    engine.set_options([(step["name"], step["values"] | step["fixed"]) for step in engine.exported.chain or []])
+    prompts, uniform = some_ids(4, 10), [0.1, 0.5, 0.9, 0.3]
+    together = engine.draw(prompts, uniform, prompts, 10).tolist()
+    alone = []
+    for row, number in zip(prompts, uniform, strict=True):
+        engine.reset()
+        alone += engine.draw(row[None], [number], row[None], 10).tolist()
+    assert together == alone
+
+
+def test_a_plugins_sampler_is_traced_like_any_other(registered: dict[str, type[Sampler]], source: Path, tmp_path: Path) -> None:
+    class Floor(Sampler):
+        """Keep what is within a distance of the best."""
+
+        distance: float = Field(2.0, ge=0, description="how far below the best")
+
+        def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+            return logits.masked_fill(logits < logits.amax(-1, keepdim=True) - self.distance, -torch.inf)
+
+    registered["floor"] = Floor
+    folder = export_model(source, output=tmp_path / "floor", samplers=["floor:distance=1.5"], report=lambda line: None)
+    written = json.loads((folder / "gpt2demo.json").read_text())
+    assert written["samplers"][0]["inputs"] == {"distance": "floor.distance"}
+    assert written["sampled"]["equal_tokens"] == 24
+
+
+def test_what_cannot_be_part_of_a_graph_is_named(registered: dict[str, type[Sampler]]) -> None:
+    class Moody(Sampler):
+        traceable = False
+
+    class Hasty(Sampler):
+        def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+            return logits if float(logits.sum()) > 0 else -logits
+
+    registered |= {"moody": Moody, "hasty": Hasty}
+    with pytest.raises(SettingError, match="sampler 'moody': .* cannot be part of a graph"):
+        sampling.trace(["temperature", "moody"], 50)
+    with pytest.raises(SettingError, match="sampler 'hasty': cannot be traced .* `traceable = False`"):
+        sampling.trace(["temperature", "hasty"], 50)
+
+
+def test_the_exporter_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch prints whole programs when a trace fails, and the size of an n-gram makes the first one fail."""
+    assert sampling.trace(["temperature", STRUCTURAL], 50).chain[1]["fixed"] == {"size": 3}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_samplers_that_differ_inside_fail_the_proof(exported: Path, source: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    graph = onnx.load(folder / "generate.onnx", load_external_data=False)
+    for node in graph.graph.node:
+        if node.name.startswith("samplers.") and node.op_type == "TopK":
+            next(attribute for attribute in node.attribute if attribute.name == "largest").i = 0
+    forged(folder, graph)
+    model = load(source, device="cpu").engine.model  # type: ignore[attr-defined]
+    with pytest.raises(ExportError, match=r"generate\.onnx does not draw as the samplers beside PyTorch do: token \d+"):
+        continuations.compare_sampled(model, OnnxEngine(folder, "cpu"), some_ids(30), 256)
+
+
+# ---------------------------------------------------------------------------------------------- one set of weights
+
+
+def test_the_second_graph_has_no_weights_of_its_own(exported: Path) -> None:
+    assert (exported / "generate.onnx").stat().st_size < 100_000
+    places = weight_places(exported / "model.onnx")
+    content = (exported / "model.onnx").read_bytes()
+    for weight in onnx.load(exported / "model.onnx").graph.initializer:
+        offset, length = places[weight.name]
+        assert content[offset : offset + length] == weight.raw_data
+    shared = [w for w in onnx.load(exported / "generate.onnx", load_external_data=False).graph.initializer if w.external_data]
+    assert {w.name for w in shared} >= {"wte.weight", "h.1.mlp.c_fc.weight"}
+    assert {entry.value for w in shared for entry in w.external_data if entry.key == "location"} == {"model.onnx"}
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "model.onnx.other", "sub/model.onnx", "MODEL.ONNX", ""])
+def test_weights_from_anywhere_else_are_refused(exported: Path, tmp_path: Path, location: str) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    graph = onnx.load(folder / "generate.onnx", load_external_data=False)
+    next(w for w in graph.graph.initializer if w.external_data).external_data[0].value = location
+    forged(folder, graph)
+    with pytest.raises(CheckpointError, match=r"generate\.onnx: keeps weights in other files"):
+        check_export(folder)
+
+
+def forged(folder: Path, graph: onnx.ModelProto) -> None:
+    """Put another generate.onnx into a folder, and its checksum into the certificate."""
+    (folder / "generate.onnx").write_bytes(graph.SerializeToString())
+    written = json.loads((folder / "gpt2demo.json").read_text())
+    written["files"]["generate.onnx"]["sha256"] = sha256(folder / "generate.onnx")
+    (folder / "gpt2demo.json").write_text(json.dumps(written))
+
+
+# ---------------------------------------------------------------------------------------------- fewer bits
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounding_is_by_at_most_half_a_step(bits: int) -> None:
+    """A whole step at the far end of the shorter side; the number of largest magnitude is met exactly."""
+    matrix = np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32)
+    matrix[3] = 0
+    found = quantize(matrix, bits)
+    numbers = found.blocks if bits == 8 else np.stack([found.blocks & 15, found.blocks >> 4], -1)
+    restored = (numbers.reshape(20, -1, found.block).astype(np.float32) - 2 ** (bits - 1)) * found.scales[..., None]
+    cut = matrix.reshape(restored.shape)
+    steps = np.abs(cut - restored) / np.abs(found.scales[..., None])
+    assert steps.max() <= 1.0001
+    assert np.quantile(steps, 0.99) <= 0.5001
+    extreme = np.abs(cut).argmax(-1)[..., None]
+    np.testing.assert_allclose(np.take_along_axis(restored, extreme, -1), np.take_along_axis(cut, extreme, -1), rtol=1e-6)
+
+
+def test_a_width_without_blocks_is_refused() -> None:
+    with pytest.raises(SettingError, match=f"width of 20 is not divisible by {BLOCKS[8][-1]}"):
+        quantize(np.zeros((4, 20), np.float32), 8)
+
+
+@pytest.mark.parametrize(("dtype", "smaller"), [("fp16", 1.8), ("int8", 2.5), ("int4", 2.6)])
+def test_fewer_bits_are_smaller_and_near_enough(source: Path, tmp_path: Path, dtype: str, smaller: float, exported: Path) -> None:
+    """The file shrinks as far as a model of 30 thousand parameters lets it: scales and the graph itself weigh in."""
+    folder = export_model(source, output=tmp_path / dtype, dtype=dtype, samplers=["temperature"], report=lambda line: None)
+    written = json.loads((folder / "gpt2demo.json").read_text())
+    assert written["dtype"] == dtype
+    assert all(row["kl_divergence"] <= written["limits"]["kl_divergence"] for row in written["comparisons"])
+    assert written["sampled"]["equal_tokens"] == written["sampled"]["tokens"]
+    size = written["files"]["model.onnx"]["bytes"]
+    assert size * smaller < (exported / "model.onnx").stat().st_size
+    assert "".join(load(folder).generate("Once", max_new_tokens=20, temperature=0))
+
+
+def test_rounding_that_costs_too_much_fails_the_export(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(certificate.ROUNDED, "int4", (1e-9, 1.1))
+    with pytest.raises(ExportError, match=r"the distributions diverge by .* nats, the limit is 1e-09"):
+        export_model(source, output=tmp_path / "exports" / "int4", dtype="int4", report=lambda line: None)
+    monkeypatch.setitem(certificate.ROUNDED, "int4", (9.0, 0.5))
+    with pytest.raises(ExportError, match="perplexity .* choose a larger --dtype"):
+        export_model(source, output=tmp_path / "exports" / "int4", dtype="int4", report=lambda line: None)
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------- without torch
+
+
+def test_run_py_needs_nothing_of_ours(exported: Path) -> None:
+    program = f"""
+import runpy, sys
+sys.argv = ["run.py", "Once upon", "--seed", "1", "--temperature.value", "0.5"]
+runpy.run_path({str(exported / "run.py")!r}, run_name="__main__")
+assert not {{"torch", "gpt2demo", "gradio", "transformers"}} & set(sys.modules), "too much is imported"
+"""
+    done = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=False) for _ in range(2)]
+    assert done[0].returncode == 0, done[0].stderr.decode()
+    assert done[0].stdout.startswith(b"Once upon")
+    assert len(done[0].stdout) > 100  # past the 48 positions of the context
+    assert done[0].stdout == done[1].stdout
+
+
+def test_an_export_of_the_default_chain_writes_without_torch(source: Path, tmp_path: Path) -> None:
+    folder = export_model(source, output=tmp_path / "default", report=lambda line: None)
+    assert check_export(folder).chain
+    program = f"""
+import sys
+from gpt2demo.cli import main
+sys.argv = ["gpt2demo", "--no-plugins", "generate", {str(folder)!r}, "--prompt", "Once", "--seed", "1", "--top-p", "0.8", "--temperature", "0.9"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert not {{"torch", "gradio", "transformers", "onnx"}} & set(sys.modules), "too much is imported"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    beside_torch = "".join(load(source, device="cpu").generate("Once", seed=1, temperature=0.9, top_p=0.8))
+    assert done.stdout == f"Once{beside_torch}\n"
