@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gpt2demo import plugins
-from gpt2demo.errors import SettingError
 from gpt2demo.drawing import draw
+from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import SamplingContext
 from gpt2demo.testing import SamplerContract
 
