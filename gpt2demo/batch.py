@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpt2demo.config import GenerateConfig
-from gpt2demo.drawing import Chain, Drawn, Floats, Ids
+from gpt2demo.config import GenerateConfig, parse_spec
+from gpt2demo.drawing import Chain, Drawn, Floats, Ids, uniforms
 from gpt2demo.errors import SettingError
 from gpt2demo.explaining import Explanation, TokenLogprob, explanation, token_logprob
-from gpt2demo.interfaces import Engine, Sampler, Tokenizer
+from gpt2demo.interfaces import Engine, Sampler, SamplingEngine, Tokenizer
 from gpt2demo.streaming import StopText, StreamDecoder
 
 StopReason = Literal["length", "end", "stop"]
@@ -202,6 +202,17 @@ class Batch:
         self._noting = config.explain or config.logprobs is not None
         self._chains = [(self._chain(samplers, group[0]), group) for group in _groups(self._starts, samplers)]
         engine.reset()
+        self._inside = self._sampling_engine(engine, config.chain, samplers)
+
+    def _sampling_engine(self, engine: Engine, specs: Sequence[str], samplers: Sequence[Sampler]) -> SamplingEngine | None:
+        """The engine, ready to draw by itself, where it has this very chain inside and nobody asks what happens in there."""
+        if self._noting or len(self._chains) > 1 or self._chains[0][0].greedy or not isinstance(engine, SamplingEngine):
+            return None
+        chain = [(parse_spec(spec)[0], sampler.model_dump()) for spec, sampler in zip(specs, samplers, strict=True)]
+        if not engine.takes(chain):
+            return None
+        engine.set_options(chain)
+        return engine
 
     def _chain(self, samplers: Sequence[Sampler], number: int) -> Chain:
         """The samplers for a row and those that are as long."""
@@ -217,17 +228,28 @@ class Batch:
         """Draw a token for every row that has not ended; give each row's text that may be shown now."""
         start = time.perf_counter()
         running = self.running
-        logits = self._read(running)[:, : self._vocab_size]
         if self._end == self._ids.shape[1]:
             self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)], axis=1)
-        for chain, group in self._chains:
-            self._draw(chain, [number for number in group if number in running], logits)
+        if self._inside:
+            self._draw_inside(self._inside, running)
+        else:
+            logits = self._engine.feed(*self._unread(running))[:, : self._vocab_size]
+            for chain, group in self._chains:
+                self._draw(chain, [number for number in group if number in running], logits)
         self._end += 1
         seconds = time.perf_counter() - start
         pieces = [""] * len(self._rows)
         for number in running:
             pieces[number] = self._rows[number].take(int(self._ids[number, self._end - 1]), seconds)
         return pieces
+
+    def _draw_inside(self, engine: SamplingEngine, running: list[int]) -> None:
+        """Draw for all rows in the engine, by the samplers in its graph, and write the ids behind their texts."""
+        ids, *padding = self._unread(running)
+        text = _selected(self._ids, self._fed)[:, self._starts[0] : self._end]
+        rows = [self._rows[number] for number in self._fed]
+        numbers = uniforms(rows[0].seed, text.shape[1], [row.row for row in rows])
+        self._ids[self._fed, self._end] = engine.draw(ids, numbers, text, len(rows[0].prompt), *padding)
 
     def _draw(self, chain: Chain, numbers: list[int], logits: Floats) -> None:
         """Draw for rows of one group, and write the ids behind their texts."""
@@ -241,12 +263,12 @@ class Batch:
             for place, number in enumerate(numbers):
                 self._rows[number].note(drawn, place)
 
-    def _read(self, running: list[int]) -> Floats:
-        """The logits after all texts, (rows in the engine, V)."""
+    def _unread(self, running: list[int]) -> tuple[Ids, Ids] | tuple[Ids]:
+        """What the engine has to read before the next draw."""
         if 0 < self._engine.length < self._engine.n_positions:
-            return self._engine.feed(self._ids[self._fed, self._end - 1 : self._end])
+            return (self._ids[self._fed, self._end - 1 : self._end],)
         self._fed = running
-        return self._engine.feed(*self._reread())
+        return self._reread()
 
     def _reread(self) -> tuple[Ids, Ids] | tuple[Ids]:
         """What an empty engine has to read: each row's window, with padding where they differ in length.

@@ -6,7 +6,7 @@ T = time (positions), V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -186,6 +186,38 @@ class Engine(Protocol):
 
     def logits(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Logits at every position of (B, T) texts on their own: (B, T, V). Empties the cache. Raises as `feed` does."""
+        ...
+
+
+@runtime_checkable
+class SamplingEngine(Protocol):
+    """An engine with a sampler chain and the draw inside its graph, beside what every engine can."""
+
+    def takes(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+        """Whether it has these samplers inside, each given by its name and options: the same, in the same order."""
+        ...
+
+    def set_options(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Set the options for the draws that follow; of a chain that it takes, on an empty cache."""
+        ...
+
+    def draw(
+        self,
+        ids: npt.NDArray[np.int64],
+        uniform: Sequence[float],
+        text: npt.NDArray[np.int64],
+        prompt_length: int,
+        padding: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """Read further ids as `feed` does; give each row's next id, (B,).
+
+        Args:
+            ids: as in `feed`.
+            uniform: a number in [0, 1) for each row.
+            text: (B, S), the prompt and everything generated so far, without padding.
+            prompt_length: how many of them are the prompt.
+            padding: as in `feed`.
+        """
         ...
 
 

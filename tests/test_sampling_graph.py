@@ -273,7 +273,7 @@ def test_an_export_of_the_default_chain_writes_without_torch(source: Path, tmp_p
     program = f"""
 import sys
 from gpt2demo.cli import main
-sys.argv = ["gpt2demo", "--no-plugins", "generate", {str(folder)!r}, "--prompt", "Once", "--seed", "1", "--top-p", "0.8", "--temperature", "0.9"]
+sys.argv = ["gpt2demo", "--no-plugins", "generate", {str(folder)!r}, "--prompt", "Once", "--seed", "1", "--top-p", "0.8", "--temperature", "0.9", "--json"]
 try:
     main()
 except SystemExit as end:
@@ -283,4 +283,4 @@ assert not {{"torch", "gradio", "transformers", "onnx"}} & set(sys.modules), "to
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     beside_torch = "".join(load(source, device="cpu").generate("Once", seed=1, temperature=0.9, top_p=0.8))
-    assert done.stdout == f"Once{beside_torch}\n"
+    assert json.loads(done.stdout)["text"] == beside_torch

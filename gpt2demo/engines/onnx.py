@@ -118,15 +118,7 @@ class OnnxEngine:
                 self._generate.input(name, np.array(number, np.int64 if isinstance(number, int) else np.float64))
 
     def draw(self, ids: Ids, uniform: Sequence[float], text: Ids, prompt_length: int, padding: Ids | None = None) -> Ids:
-        """Read (B, T) further ids, run the samplers and draw: (B,) ids.
-
-        Args:
-            ids: as in `feed`.
-            uniform: a number in [0, 1) for each row.
-            text: (B, S), the prompt and everything generated so far.
-            prompt_length: how many of them are the prompt.
-            padding: as in `feed`.
-        """
+        """Read (B, T) further ids, run the samplers and draw: (B,) ids. See `gpt2demo.interfaces.SamplingEngine`."""
         ids = self._all_but_last(ids)
         assert self._generate is not None  # set_options comes first
         self._step(self._generate, ids, padding)
