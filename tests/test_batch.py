@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import SMALL
 
+import gpt2demo
 from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import SettingError
+from gpt2demo.export import export_model
 from gpt2demo.generate import Generation, Model
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.model import GPT2
@@ -183,6 +186,17 @@ def test_samplers_see_texts_of_equal_length_together_and_never_padding(model: Mo
     Watching.seen.clear()
     model.generate_batch(["ab", "xyz", "cd"], max_new_tokens=1, seed=0, samplers=["watching"])
     assert Watching.seen == [[list(b"ab"), list(b"cd")], [list(b"xyz")]]
+
+
+def test_an_exported_model_writes_the_same_batch(text_file: Path) -> None:
+    list(gpt2demo.train(text_file, run="small", **{**SMALL, "sample_tokens": 0}))
+    export_model("small", report=lambda line: None)
+    theirs, ours = (gpt2demo.load("small", engine=engine) for engine in ("torch", "onnx"))
+    prompts = ["Line 1", "the quick brown fox jumps over 3 lazy dogs", ""]
+    settings = {"seed": 2, "samples": 2, "max_new_tokens": 40, "samplers": ("top-k:k=20", "repetition-penalty:penalty=1.2")}
+    written = [[(text.ids, text.rereads) for text in model.generate_batch(prompts, **settings)] for model in (theirs, ours)]
+    assert written[0] == written[1]
+    assert all(rereads for _, rereads in written[0])
 
 
 def test_nothing_to_write(model: Model) -> None:
