@@ -76,15 +76,30 @@ def decoded(raw: bytes | bytearray, place: str) -> str:
     Raises:
         DataError: it is no text, or in another encoding; names the byte and its offset.
     """
-    if other := next((name for mark, name in _OTHER_MARKS.items() if raw.startswith(mark)), None):
-        raise DataError(f"{place}: is not UTF-8 but {other} (byte 0x{raw[0]:02x} at offset 0); convert it to UTF-8 first")
-    if (nul := raw.find(b"\0")) >= 0:
-        raise DataError(f"{place}: is not text (NUL at byte {nul}); give plain text in UTF-8")
+    _check_binary(raw, place)
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         byte = raw[error.start]
         raise DataError(f"{place}: is not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it to UTF-8 first") from None
+
+
+def check_start(file: BufferedIOBase, name: str, place: str) -> None:
+    """Refuse what is no text by its first megabyte: the picture of a disk is large. Goes back to the start.
+
+    Raises:
+        DataError: as `decoded` raises it.
+    """
+    if not name.lower().endswith((".gz", ".parquet")):
+        _check_binary(file.read(CHUNK), place)
+        file.seek(0)
+
+
+def _check_binary(raw: bytes | bytearray, place: str) -> None:
+    if other := next((name for mark, name in _OTHER_MARKS.items() if raw.startswith(mark)), None):
+        raise DataError(f"{place}: is not UTF-8 but {other} (byte 0x{raw[0]:02x} at offset 0); convert it to UTF-8 first")
+    if (nul := raw.find(b"\0")) >= 0:
+        raise DataError(f"{place}: is not text (NUL at byte {nul}); give plain text in UTF-8")
 
 
 def _rows(text: str, place: str, field: str) -> Iterator[str]:

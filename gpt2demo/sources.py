@@ -18,7 +18,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from gpt2demo.config import DataConfig
-from gpt2demo.documents import CHUNK, LIMIT, SUFFIXES, read_documents
+from gpt2demo.documents import CHUNK, LIMIT, SUFFIXES, check_start, read_documents
 from gpt2demo.errors import DataError, SettingError
 from gpt2demo.progress import work
 
@@ -67,12 +67,15 @@ def read(places: Sequence[str | Path], config: DataConfig | None = None) -> tupl
 def read_file(place: str | Path, field: str = "text", checksum: str | None = None) -> tuple[list[str], Source]:
     """The documents of one file or URL, and what it is. Raises as `read` does."""
     place = str(place)
+    name = path_of(place).name
     with opened(place) as file:
+        if not is_url(place):  # of which the checksum comes first
+            check_start(file, name, place)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         _check_sum(place, digest, checksum)
         file.seek(0)
-        documents = read_documents(file, path_of(place).name, place, field)
+        documents = read_documents(file, name, place, field)
     printable = place.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, run.json is
     return documents, Source(printable, size, digest, len(documents))
 
@@ -90,8 +93,15 @@ def is_url(place: str) -> bool:
 
 
 def path_of(place: str) -> Path:
-    """The path of a place; of a URL, the one inside it."""
-    return Path(unquote(urlsplit(place).path)) if is_url(place) else Path(place)
+    """The path of a place; of a URL, the one inside it.
+
+    Raises:
+        DataError: it is no valid URL.
+    """
+    try:
+        return Path(unquote(urlsplit(place).path)) if is_url(place) else Path(place)
+    except ValueError as error:
+        raise DataError(f"{place}: is no address ({error}); expected https://HOST/PATH") from None
 
 
 def title(place: str | Path) -> str:

@@ -138,7 +138,9 @@ def test_any_documents_are_read_as_they_were_written(tmp_path_factory: pytest.Te
 def test_the_same_documents_give_the_same_file(tmp_path: Path) -> None:
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         write(["one", "two"], tmp_path / name)
-    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    content = (tmp_path / "a.jsonl.gz").read_bytes()
+    assert content == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert content[3:8] == bytes(5), "neither name nor time"
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, rows: Path) -> None:
@@ -248,6 +250,8 @@ def test_train_and_eval_read_what_data_reads(cli: Cli, tmp_path: Path, rows: Pat
     assert done.stdout == f"{tmp_path}/runs/texts-nano\n"
     scores = [json.loads(cli("eval", "texts-nano", place, "--json").stdout) for place in ("*.jsonl", "texts")]
     assert scores[0] == scores[1]
+    fewer = json.loads(cli("eval", "texts-nano", "texts", "--unique", "documents", "--json").stdout)
+    assert fewer["tokens"] < scores[0]["tokens"]
     refused = cli("eval", "texts-nano", "--field", "body")
     assert (refused.returncode, "there is no text to read" in refused.stderr) == (2, True)
 

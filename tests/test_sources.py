@@ -163,6 +163,13 @@ def test_what_is_not_text_is_refused_with_its_place(tmp_path: Path, content: byt
     assert complaint in refusal(path)
 
 
+def test_a_huge_file_that_is_no_text_is_refused_by_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a terabyte that takes no room
+    assert "NUL at byte 0" in refusal(path)
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.integers(0, 1000))
 def test_a_lone_invalid_byte_is_found_at_any_offset(text: str, place: int) -> None:
     raw = text.encode()
@@ -378,8 +385,9 @@ def test_without_a_network_a_url_is_one_line() -> None:
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}/a.txt"
         assert "Connection refused" in refusal(closed)
-    for url in ("http://nowhere.invalid/a.txt", "http://", "http://[::1/a.txt", "http://127.0.0.1:0x/a b.txt"):
+    for url in ("http://nowhere.invalid/a.txt", "http://", "http://127.0.0.1:0x/a b.txt"):
         assert "fetch it elsewhere and name the file" in refusal(url)
+    assert "is no address (Invalid IPv6 URL)" in refusal("http://[::1/a.txt")
 
 
 def test_checksums_are_one_for_each_url(tmp_path: Path) -> None:
