@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gpt2demo import __version__
-from gpt2demo.config import PRESETS, DataConfig, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.config import PRESETS, BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.errors import Error, SettingError, UserError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
@@ -260,7 +260,15 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="the same as --format onnx")] = False,
     huggingface: Annotated[bool, typer.Option("--huggingface", help="the same as --format huggingface")] = False,
     format: Annotated[str | None, typer.Option(help="an export format by name")] = None,  # noqa: A002  # the option's name
-    dtype: Annotated[str | None, typer.Option(metavar="fp32|fp16|bf16", help="the weights' numbers; default: fp32")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="fp32|fp16|bf16|int8|int4", help="the weights' numbers; default: fp32")
+    ] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:key=value,…]", help="for ONNX: a sampler inside the graph; may be repeated; default: generate's"
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="the folder to write; default: exports/NAME")] = None,
 ) -> None:
     """Write a model in another format, and prove that it is the same model. Prints the folder."""
@@ -269,7 +277,7 @@ def export(
     chosen = [name for name, given in (("onnx", onnx), ("huggingface", huggingface), (format, format)) if given]
     if len(chosen) != 1:
         raise SettingError("give --onnx, --huggingface, or one --format NAME")
-    print(export_model(model, str(chosen[0]), output, dtype=dtype, report=say))
+    print(export_model(model, str(chosen[0]), output, dtype=dtype, samplers=sampler or [], report=say))
 
 
 @app.command("import")
@@ -323,6 +331,23 @@ def data(
         with show_progress():
             made = corpus.make(text or [], tokenizer or [], output, **_given(settings))
         print_corpus(made, as_json)
+
+
+@app.command()
+@with_settings(BenchConfig)
+def bench(
+    what: Annotated[Literal["generate"], typer.Argument(help="what to measure")] = "generate",
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Measure how fast models write, beside other programs. Ratios count: they are taken in turns, on the same weights."""
+    from tempfile import TemporaryDirectory
+
+    from gpt2demo.bench.generate import bench_generate
+
+    config = BenchConfig.create(**{name: value for name, value in settings.items() if value not in (None, [])})
+    with TemporaryDirectory(prefix="gpt2demo-bench-") as folder:
+        print_list(bench_generate(config, Path(folder), say), as_json)
 
 
 @app.command()

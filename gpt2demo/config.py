@@ -172,6 +172,18 @@ class GenerateConfig(Config):
 DEFAULT_CHAIN = ("temperature:value=0.8", "top-p:p=0.95")
 
 
+class BenchConfig(Config):
+    """What `gpt2demo bench generate` measures."""
+
+    shape: str = Field("seed", description="the shape of a preset; the weights are random")
+    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="exports to measure")
+    prompt_tokens: int = Field(32, ge=1, le=65_536, description="length of the prompts")
+    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to write behind them")
+    batch_size: int = Field(1, ge=1, le=65_536, description="prompts at a time")
+    rounds: int = Field(7, ge=1, le=1000, description="times that every contestant writes, in turns")
+    peers: tuple[str, ...] = Field((), description="transformers, genai=PYTHON, llama.cpp=PYTHON:FILE; may be repeated")
+
+
 class Preset(Config):
     """A named set of defaults for a training."""
 

@@ -22,7 +22,7 @@ ALIASES = {  # what the original program called it
     "n_positions": "--max-seq-len",
     "epochs": "--num-epochs",
 }
-SINGULAR = {"samplers": "--sampler", "stop_tokens": "--stop-token"}
+SINGULAR = {"samplers": "--sampler", "peers": "--peer", "dtypes": "--dtype", "stop_tokens": "--stop-token"}
 
 
 def with_settings(*models: type[BaseModel], only: Collection[str] = ()) -> Callable[[Command], Command]:

@@ -24,7 +24,7 @@ LEVELS: list[set[str]] = [
     {"generate"},
     {"evaluate"},
     {"trainer", "export", "testing"},
-    {"jobs", "options", "terminal", "verification"},
+    {"bench", "jobs", "options", "terminal", "verification"},
     {"ui", "printing"},
     {"cli"},
     {"__main__"},

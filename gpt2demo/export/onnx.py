@@ -20,6 +20,7 @@ from gpt2demo.export.genai import genai_config
 from gpt2demo.export.graph import OPSET, Weights, generate_graph, model_graph
 from gpt2demo.export.quantization import quantize
 from gpt2demo.export.sampling import trace
+from gpt2demo.export.summary import summary
 from gpt2demo.export.wire import weight_places
 from gpt2demo.model import GPT2
 from gpt2demo.run import now
@@ -48,12 +49,7 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
     """
     model = load_model(checkpoint)
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
-    report(f"writing {MODEL} ({model.config.n_parameters:,} parameters, {dtype})")
-    weights = stored_weights(model, dtype)
-    write_model(model.config, weights, folder / MODEL, dtype)
-    report(f"writing {GENERATE} (samplers: {', '.join(samplers or DEFAULT_CHAIN)})")
-    chain = write_generate(model.config, weights, folder, samplers or DEFAULT_CHAIN, tokenizer.vocab_size)
-    del weights  # of a large model there are enough copies in memory without them
+    chain = write_graphs(model, folder, dtype, samplers, tokenizer.vocab_size, report)
     for name in ("config.json", "generation_config.json"):
         shutil.copyfile(checkpoint / name, folder / name)
     shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")
@@ -65,7 +61,24 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
     identity = describe(checkpoint, folder, model.config, dtype, chain)
     write_json(folder / CERTIFICATE, identity)  # from here on the engine loads it
     report("comparing it with the PyTorch model")
-    write_json(folder / CERTIFICATE, {**identity, **prove(model, folder, checkpoint, tokenizer)})
+    certificate = {**identity, **prove(model, folder, checkpoint, tokenizer)}
+    write_json(folder / CERTIFICATE, certificate)
+    for line in summary(certificate):
+        report(line)
+
+
+def write_graphs(
+    model: GPT2, folder: Path, dtype: Dtype, samplers: Sequence[str], vocab_size: int, report: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Write model.onnx and generate.onnx; give the chain inside the latter for the certificate. Arguments as `write_export`'s.
+
+    `vocab_size` is the tokenizer's: ids behind it are never drawn.
+    """
+    report(f"writing {MODEL} ({model.config.n_parameters:,} parameters, {dtype})")
+    weights = stored_weights(model, dtype)
+    write_model(model.config, weights, folder / MODEL, dtype)
+    report(f"writing {GENERATE} (samplers: {', '.join(samplers or DEFAULT_CHAIN)})")
+    return write_generate(model.config, weights, folder, samplers or DEFAULT_CHAIN, vocab_size)
 
 
 def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, chain: list[dict[str, Any]]) -> dict[str, Any]:

@@ -36,11 +36,15 @@ class ExportTab:
             self._format = gr.Dropdown(
                 formats, value="onnx", label="Format", info="plugins add more", min_width=280, elem_id="export-format"
             )
+            self._dtype = gr.Dropdown(
+                list(_dtypes("onnx")), value="fp32", label="Numbers", info="fewer bits: smaller, faster", elem_id="export-dtype"
+            )
         with gr.Row():
             self._start = gr.Button("Export", variant="primary", scale=0, min_width=200, elem_id="export-start")
         self._report = gr.Textbox(label="Report", lines=6, max_lines=24, interactive=False, elem_id="export-report")
         self._folder = gr.Textbox(label="Folder", interactive=False, visible=False, buttons=["copy"], elem_id="export-folder")
-        inputs = [self._run, self._format, self.done]
+        self._format.change(_dtype_choices, self._format, self._dtype, api_visibility="private", show_progress="hidden")
+        inputs = [self._run, self._format, self._dtype, self.done]
         self._start.click(
             self._export, inputs, [self._report, self._folder, self.done], show_progress="hidden", api_visibility="private"
         )
@@ -56,7 +60,7 @@ class ExportTab:
         return self._run
 
     @toasting
-    def _export(self, run: str | None, format: str, done: int) -> Iterator[Any]:  # noqa: A002  # the exporter's word for it
+    def _export(self, run: str | None, format: str, dtype: str, done: int) -> Iterator[Any]:  # noqa: A002  # the exporter's word for it
         from gpt2demo.export import export_model
 
         if run is None:
@@ -65,12 +69,22 @@ class ExportTab:
         yield "", gr.Textbox(visible=False), done
         if not _one_at_a_time.acquire(blocking=False):
             raise RunError("another export is being written; wait until it is done")
-        for line in reported(lambda report: export_model(run, format, report=report), _one_at_a_time.release):
+        for line in reported(lambda report: export_model(run, format, dtype=dtype, report=report), _one_at_a_time.release):
             if isinstance(line, Path):
                 yield "\n".join(lines), gr.Textbox(str(line), visible=True), done + 1
             else:
                 lines.append(line)
                 yield "\n".join(lines), gr.skip(), gr.skip()
+
+
+def _dtypes(format: str) -> tuple[str, ...]:  # noqa: A002
+    """The number formats of an exporter."""
+    return plugins.exporters()[format].dtypes
+
+
+def _dtype_choices(format: str) -> Any:  # noqa: A002
+    """An update of the list of number formats."""
+    return gr.Dropdown(list(_dtypes(format)), value=_dtypes(format)[0])
 
 
 def reported(work: Callable[[Callable[[str], None]], Path], finally_: Callable[[], None]) -> Iterator[str | Path]:

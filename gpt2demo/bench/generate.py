@@ -1,0 +1,189 @@
+"""`gpt2demo bench generate`: our engines, with and without samplers, beside other programs, on the same weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt2demo.checkpoint import save_tokenizer
+from gpt2demo.config import BenchConfig, ModelConfig, preset
+from gpt2demo.engines.exported import CERTIFICATE, Dtype
+from gpt2demo.errors import RunError, SettingError
+from gpt2demo.export.genai import genai_config
+from gpt2demo.export.onnx import describe, write_graphs
+from gpt2demo.model import GPT2
+from gpt2demo.storage import write_json
+from gpt2demo.tokenizers.byte import ByteTokenizer
+from gpt2demo.weights import save
+
+STANDARD = ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9")
+PEERS = ("transformers", "genai", "llama.cpp")
+Answer = dict[str, Any]
+
+
+@dataclass
+class Contestant:
+    """A program that writes, and what it was seen to do.
+
+    Attributes:
+        name: for the table.
+        command: starts it.
+        bytes: of the weights that it reads for each token.
+        answers: one for each round.
+    """
+
+    name: str
+    command: list[str]
+    bytes: int = 0
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def seconds_per_step(self) -> list[float]:
+        """Time of a step behind the first, in each round."""
+        return [(answer["seconds"] - answer["first"]) / (len(answer["ids"][0]) - 1) for answer in self.answers]
+
+
+def bench_generate(config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measure; give a row for each contestant.
+
+    Args:
+        config: what to measure.
+        folder: an empty folder for models.
+        report: called with one line of text at each stage.
+
+    Raises:
+        SettingError: the prompt and the new tokens do not fit into the shape's context.
+        RunError: a contestant failed.
+    """
+    shape = preset(config.shape).model.with_changes(dropout=0.0)
+    if config.prompt_tokens + config.new_tokens > shape.n_positions:
+        wanted = f"{config.prompt_tokens} + {config.new_tokens} tokens"
+        raise SettingError(f"shape={config.shape!r}: its context of {shape.n_positions} is shorter than {wanted}; give less")
+    contestants = prepare(shape, config, folder, report)
+    prompts = np.random.default_rng(0).integers(0, shape.vocab_size, (config.batch_size, config.prompt_tokens)).tolist()
+    with ExitStack() as stack:
+        asks = [(contestant, stack.enter_context(started(contestant))) for contestant in contestants]
+        for number in range(config.rounds + 1):
+            report(f"round {number} of {config.rounds}" if number else "warming up")
+            for contestant, ask in asks:
+                answer = ask({"prompts": prompts, "count": config.new_tokens})
+                if number:  # the first round is for the caches
+                    contestant.answers.append(answer)
+    return rows(contestants)
+
+
+def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[Contestant]:
+    """Write a model with random weights in all forms, and name who runs which."""
+    torch.manual_seed(0)
+    model = GPT2(shape).eval()
+    save_tokenizer(ByteTokenizer(), "byte", folder / "tokenizer")
+    progress = {"step": 0, "validation_loss": None}
+    checkpoint = save(folder / "checkpoints", model, folder / "tokenizer", torch.optim.SGD(model.parameters()), progress).path
+    exports = {dtype: write_export(model, checkpoint, folder / dtype, dtype, report) for dtype in config.dtypes}
+    sizes = {dtype: (path / "model.onnx").stat().st_size for dtype, path in exports.items()}
+    worker = [sys.executable, "-m", "gpt2demo.bench.worker"]
+    size = 4 * shape.n_parameters
+    found = [Contestant("memory", [*worker, "memory", ""])]
+    for chain, suffix in (((), ""), (STANDARD, " + samplers")):
+        found.append(Contestant(f"torch fp32{suffix}", [*worker, "torch", str(checkpoint), *chain], size))
+        for dtype, path in exports.items():
+            found.append(Contestant(f"onnx {dtype}{suffix}", [*worker, "onnx", str(path), *chain], sizes[dtype]))
+    return found + [peer(spec, checkpoint, exports, size) for spec in config.peers]
+
+
+def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, report: Callable[[str], None]) -> Path:
+    """An export of random weights: there is nothing to prove on it, and nothing to read with it."""
+    folder.mkdir()
+    chain = write_graphs(model, folder, dtype, STANDARD, model.config.vocab_size, report)
+    write_json(folder / CERTIFICATE, describe(checkpoint, folder, model.config, dtype, chain))
+    write_json(folder / "genai_config.json", genai_config(model.config, None))
+    return folder
+
+
+def peer(spec: str, checkpoint: Path, exports: dict[Dtype, Path], size: int) -> Contestant:
+    """Another program, given as `NAME`, `NAME=PYTHON` or, where it reads a file of its own, `NAME=PYTHON:FILE`.
+
+    Raises:
+        SettingError: we do not know it.
+    """
+    name, _, where = spec.partition("=")
+    python, _, file = where.partition(":")
+    if name not in PEERS:
+        raise SettingError(f"peers={spec!r}: there is no such peer; there are {', '.join(PEERS)}")
+    script = Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py"
+    model = {"transformers": checkpoint, "genai": exports.get("fp32", checkpoint)}.get(name, file)
+    label = f"{name} {Path(file).stem}".strip()
+    return Contestant(label, [python or sys.executable, str(script), str(model)], size)
+
+
+@contextmanager
+def started(contestant: Contestant) -> Iterator[Callable[[dict[str, Any]], Answer]]:
+    """A contestant's process; gives the function that lets it write.
+
+    Raises:
+        RunError: it cannot be started, or died.
+    """
+    with subprocess.Popen(
+        contestant.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        given, said = process.stdin, process.stdout
+
+        def ask(question: dict[str, Any]) -> Answer:
+            print(json.dumps(question), file=given, flush=True)
+            answer: Answer = json.loads(_line(process, said, contestant))
+            return answer
+
+        while _line(process, said, contestant) != "ready":  # what a library prints while it loads
+            pass
+        yield ask
+        given.close()
+
+
+def _line(process: subprocess.Popen[str], said: Any, contestant: Contestant) -> str:
+    """The next line that a contestant says."""
+    line: str = said.readline()
+    if not line:
+        why = (process.stderr.read() if process.stderr else "").strip().splitlines()
+        raise RunError(f"bench: {contestant.name} failed: {why[-1] if why else 'it said nothing'}")
+    return line.strip()
+
+
+def rows(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
+    """The table: medians over the rounds, ratios within each round."""
+    memory, *programs = contestants
+    speeds = [answer["seconds"] for answer in memory.answers]  # bytes a second
+    base = next((one for one in programs if one.name.startswith("transformers")), programs[0])
+    found = [row(one, base, speeds) for one in programs]
+    return [{**one, "machine_gb_per_second": median(speeds) / 1e9} for one in found]
+
+
+def row(one: Contestant, base: Contestant, speeds: Sequence[float]) -> dict[str, Any]:
+    """What is told of one contestant."""
+    times = one.seconds_per_step
+    rates = [len(answer["ids"]) / seconds for answer, seconds in zip(one.answers, times, strict=True)]
+    ratios = [other / own for own, other in zip(times, base.seconds_per_step, strict=True)]
+    limits = [one.bytes / speed / seconds for speed, seconds in zip(speeds, times, strict=True)]
+    return {
+        "name": one.name,
+        "tokens_per_second": round(median(rates)),
+        "slowest": round(min(rates)),
+        "fastest": round(max(rates)),
+        "microseconds_per_step": round(median(times) * 1e6),
+        "first_token_ms": round(median(answer["first"] for answer in one.answers) * 1e3, 1),
+        "megabytes": round(one.answers[-1]["megabytes"]),
+        f"times_{base.name.replace(' ', '_')}": round(median(ratios), 2),
+        "of_memory_bandwidth": round(median(limits), 3) if one.bytes else None,
+        "same_ids": one.answers[-1]["ids"] == base.answers[-1]["ids"],
+    }

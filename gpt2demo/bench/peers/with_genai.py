@@ -1,0 +1,37 @@
+"""Contestant: onnxruntime-genai, greedy, on an export of ours. Argument: the export's folder. Protocol: `bench/worker.py`."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+import onnxruntime_genai as og
+
+
+def main(folder: str) -> None:
+    """Load, then answer line by line."""
+    model = og.Model(folder)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked, start = json.loads(line), time.perf_counter()
+        prompts, count = np.array(asked["prompts"], np.int32), asked["count"]
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(
+            do_sample=False, batch_size=len(prompts), max_length=prompts.shape[1] + count, min_length=prompts.shape[1] + count
+        )
+        generator = og.Generator(model, parameters)
+        generator.append_tokens(prompts)
+        first = 0.0
+        for _ in range(count):
+            generator.generate_next_token()
+            first = first or time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        ids = [generator.get_sequence(row)[prompts.shape[1] :].tolist() for row in range(len(prompts))]
+        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), flush=True)
+
+
+main(sys.argv[1])

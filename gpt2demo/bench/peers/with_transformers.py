@@ -1,0 +1,57 @@
+"""Contestant: `generate` of Hugging Face transformers, greedy. Argument: a checkpoint folder. Protocol: `bench/worker.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+
+
+class Clock(StoppingCriteria):
+    """Never stops; notes when the first new token was there."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **rest: Any) -> torch.Tensor:
+        """Called after each token."""
+        self.first = self.first or time.perf_counter()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+
+def main(folder: str) -> None:
+    """Load, then answer line by line."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked, clock, start = json.loads(line), Clock(), time.perf_counter()
+        ids, count = torch.tensor(asked["prompts"]), asked["count"]
+        with torch.inference_mode():
+            text = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=count,
+                min_new_tokens=count,
+                pad_token_id=0,
+                stopping_criteria=StoppingCriteriaList([clock]),
+            )
+        seconds, new = time.perf_counter() - start, text[:, ids.shape[1] :].tolist()
+        answer = {
+            "ids": new,
+            "first": clock.first - start,
+            "seconds": seconds,
+            "megabytes": psutil.Process().memory_info().rss / 1e6,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+main(sys.argv[1])
