@@ -278,6 +278,22 @@ def test_an_engine_tells_what_it_is(engine):
     assert (engine.n_positions, engine.vocab_size) == (48, 256)
 
 
+def test_a_small_model_takes_the_number_of_threads_that_is_fastest(exported, monkeypatch):
+    seconds = {8: 3.0, 4: 1.0, 2: 2.0, 1: 4.0}
+    tried = []
+
+    def measured(engine):
+        engine.feed(some_ids(1, 3))
+        tried.append(engine.threads)
+        return seconds[8 // 2 ** (len(tried) - 1)]
+
+    monkeypatch.setattr(OnnxEngine, "_seconds_per_step", measured)
+    monkeypatch.setattr("gpt2demo.engines.onnx.cpu_threads", lambda: 8)
+    engine = OnnxEngine(exported, "cpu")
+    assert (engine.threads, len(tried), engine.length) == (4, 4, 0)
+    assert engine.feed(some_ids(1, 9)).shape == (1, 256)
+
+
 def test_a_batch_of_another_size_needs_a_reset(exported):
     engine = OnnxEngine(exported, "cpu")
     engine.feed(some_ids(2, 4))
@@ -387,7 +403,11 @@ def test_a_new_export_replaces_an_old_one_but_no_other_folder(exported, copy, so
     lines: list[str] = []
     assert export_model(source, output=copy, report=lines.append) == copy
     assert not (copy / "old.txt").exists()
-    assert lines[:3] == ["writing model.onnx (34,240 parameters, fp32)", lines[1], "comparing it with the PyTorch model"]
+    assert lines[:3] == [
+        f"writing model.onnx ({CONFIG.n_parameters:,} parameters, fp32)",
+        lines[1],
+        "comparing it with the PyTorch model",
+    ]
     assert any(line.startswith("prefill") and "100.00%" in line for line in lines)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()

@@ -8,6 +8,7 @@ Legend for shapes: B = rows, T = new positions, S = all positions, V = vocabular
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import numpy.typing as npt
 
 from gpt2demo.engines import check_feed
 from gpt2demo.engines.exported import CERTIFICATE, GENERATE, MODEL, Exported, cache_names, check_export
-from gpt2demo.engines.session import Binding, Device, buffer, open_session
+from gpt2demo.engines.session import Binding, Device, buffer, cpu_threads, open_session
 from gpt2demo.errors import CheckpointError, SettingError
 
+PROBED = 2**26
+"""Models below this size, in bytes, are tried with several numbers of threads; larger ones profit from all cores anyway."""
+PROBES = 12
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -30,6 +34,10 @@ class OnnxEngine:
     Args:
         folder: what `gpt2demo export --onnx` wrote.
         device: `auto` takes an NVIDIA GPU where onnxruntime can really use it, and the CPU elsewhere.
+
+    Attributes:
+        exported: what the folder's certificate says.
+        threads: how many it computes with on the CPU.
 
     Raises:
         CheckpointError: a file is damaged, was changed, or is not ours.
@@ -44,13 +52,41 @@ class OnnxEngine:
         self.n_positions = self.config.n_positions
         self.vocab_size = self.config.vocab_size
         self._asked = device
-        session, self.provider = open_session(folder / MODEL, device, self.exported.dtype)
+        self._generate: Binding | None = None  # opened when samplers inside the graph are used
+        self.threads = cores = cpu_threads()
+        self._model = self._open(cores)
+        small = (folder / MODEL).stat().st_size < PROBED and self._device == "cpu"
+        if small and cores > 1:
+            self.threads = self._fastest([cores // 2**halvings for halvings in range(cores.bit_length())])
+
+    def _open(self, threads: int) -> Binding:
+        """model.onnx in a new session, with an empty cache."""
+        session, self.provider = open_session(self.exported.folder / MODEL, self._asked, self.exported.dtype, threads)
         _check_graph(session, self.exported)
         self._device = "cuda" if self.provider.startswith("CUDA") else "cpu"
-        self._model = Binding(session)
-        self._generate: Binding | None = None  # opened when samplers inside the graph are used
+        self._rows = 0  # no buffers are bound yet
+        self.reset()
+        return Binding(session)
+
+    def _fastest(self, candidates: list[int]) -> int:
+        """Try numbers of threads and keep the fastest: a small model is done before many threads have met."""
+        tried = []
+        for threads in candidates:
+            self._model = self._open(threads)
+            tried.append((self._seconds_per_step(), threads, self._model))
+        _, threads, self._model = min(tried, key=lambda one: one[0])
         self._rows = 0
         self.reset()
+        return threads
+
+    def _seconds_per_step(self) -> float:
+        """Of single ids, the best of a few; as many as the context has place for."""
+        times = []
+        for _ in range(min(PROBES, self.n_positions)):
+            start = time.perf_counter()
+            self.feed(np.zeros((1, 1), np.int64))
+            times.append(time.perf_counter() - start)
+        return min(times)
 
     @property
     def length(self) -> int:
@@ -108,7 +144,7 @@ class OnnxEngine:
     def set_options(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Give the samplers inside the graph their numbers; for a chain that `takes` accepts."""
         if self._generate is None:
-            session, _ = open_session(self.exported.folder / GENERATE, self._asked, self.exported.dtype)
+            session, _ = open_session(self.exported.folder / GENERATE, self._asked, self.exported.dtype, self.threads)
             self._generate = Binding(session)
             self._inputs = {value.name for value in session.get_inputs()}
             self._rows = 0  # its buffers are bound at the next step

@@ -74,7 +74,7 @@ def cpu_threads() -> int:
     return min(cores, allowed)
 
 
-def open_session(file: Path, device: Device, dtype: str) -> tuple[Any, str]:
+def open_session(file: Path, device: Device, dtype: str, threads: int) -> tuple[Any, str]:
     """An onnxruntime session, and the execution provider that it really runs on.
 
     Its threads wait for each other actively while a call runs, which halves the time of a small model, and sleep between calls.
@@ -95,7 +95,7 @@ def open_session(file: Path, device: Device, dtype: str) -> tuple[Any, str]:
             onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = cpu_threads()
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers = ["CPUExecutionProvider"] if missing else ["CUDAExecutionProvider", "CPUExecutionProvider"]
     try:
