@@ -16,7 +16,8 @@ import typer
 
 from gpt2demo import __version__
 from gpt2demo.config import PRESETS, BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
-from gpt2demo.errors import Error, SettingError, UserError
+from gpt2demo.errors import Error, SettingError
+from gpt2demo.failures import exit_code
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
@@ -209,15 +210,20 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Option(help="the text to continue; may be repeated")] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
+    save_chain: Annotated[str | None, typer.Option(metavar="NAME", help="keep the samplers as @NAME with the model")] = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
     """Continue prompts, each as often as --samples says. With the same seed, a text is the same alone and among others."""
+    from gpt2demo.chains import keep_chain
     from gpt2demo.generate import load
     from gpt2demo.printing import print_texts
 
     config = _generate_config(settings)
-    print_texts(load(model, engine=engine, device=device), prompt or [""], config, as_json=as_json)
+    loaded = load(model, engine=engine, device=device)
+    print_texts(loaded, prompt or [""], config, as_json=as_json)
+    if save_chain:
+        keep_chain(loaded.path, save_chain, config)
 
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
@@ -378,20 +384,4 @@ def main() -> None:
     except (Error, typer.TyperException, typer.Abort, KeyboardInterrupt, BrokenPipeError, Exception) as error:
         if debug:
             raise
-        sys.exit(_fail(error))
-
-
-def _fail(error: BaseException) -> int:
-    """Say what went wrong in one line; give the exit code."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return 130
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    text = str(error)
-    if isinstance(error, typer.TyperException):
-        text = error.format_message()
-    elif not isinstance(error, Error):
-        text = f"unexpected {type(error).__name__}: {text} (a bug; --debug shows where)"
-    say(f"gpt2demo: error: {line(text)}")
-    return 2 if isinstance(error, UserError | typer.TyperException) else 1
+        sys.exit(exit_code(error))

@@ -6,6 +6,7 @@ already there (may it change at a resume?) is decided in `trainer.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -138,7 +139,7 @@ class GenerateConfig(Config):
 
     max_new_tokens: int = Field(200, ge=0, le=10_000_000, description="tokens to generate at most")
     seed: int | None = Field(None, ge=0, lt=2**63, description="the same seed gives the same text (default: a new one)")
-    samplers: tuple[str, ...] = Field((), description="sampler chain, each NAME or NAME:key=value,key=value")
+    samplers: tuple[str, ...] = Field((), description="sampler chain, each NAME or NAME:key=value,… or @CHAIN")
     temperature: float | None = Field(None, ge=0, le=1e6, description="shorthand for the sampler; 0 is greedy")
     top_k: int | None = Field(None, ge=1, description="shorthand for the sampler: keep the k most likely tokens")
     top_p: float | None = Field(None, gt=0, le=1, description="shorthand for the sampler: keep this much probability")
@@ -158,7 +159,10 @@ class GenerateConfig(Config):
     def chain(self) -> tuple[str, ...]:
         """The samplers that really run, in order, in `NAME:key=value` form.
 
-        Shorthands come first, then `samplers`; with neither, `DEFAULT_CHAIN`.
+        Shorthands come first, then `samplers`, where `@NAME` stands for a named chain; with neither, `DEFAULT_CHAIN`.
+
+        Raises:
+            SettingError: there is no chain of that name.
         """
         shorthands = {
             "temperature:value": self.temperature,
@@ -166,10 +170,32 @@ class GenerateConfig(Config):
             "top-p:p": self.top_p,
         }
         given = tuple(f"{name}={value}" for name, value in shorthands.items() if value is not None)
-        return given + self.samplers or DEFAULT_CHAIN
+        return given + expanded(self.samplers, CHAINS) or DEFAULT_CHAIN
 
 
 DEFAULT_CHAIN = ("temperature:value=0.8", "top-p:p=0.95")
+CHAINS = {
+    "default": DEFAULT_CHAIN,
+    "greedy": ("temperature:value=0",),
+    "standard": ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9"),
+    "careful": ("temperature:value=0.5", "top-p:p=0.9"),
+    "wild": ("min-p:threshold=0.05", "temperature:value=1.3"),
+}
+"""Named chains: `@careful` in place of a sampler. A run may have more, see `chains.py`."""
+
+
+def expanded(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Samplers with the chains in place of their names.
+
+    Raises:
+        SettingError: there is no chain of that name.
+    """
+    found: tuple[str, ...] = ()
+    for spec in samplers:
+        if spec.startswith("@") and spec[1:] not in chains:
+            raise SettingError(f"sampler {spec!r}: there is no such chain; there are {', '.join(f'@{name}' for name in chains)}")
+        found += chains[spec[1:]] if spec.startswith("@") else (spec,)
+    return found
 
 
 class BenchConfig(Config):

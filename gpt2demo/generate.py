@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from gpt2demo import checkpoint, plugins
 from gpt2demo.batch import Batch, Continuation, ends
+from gpt2demo.chains import with_own_chains
 from gpt2demo.config import GenerateConfig
 from gpt2demo.errors import RunError, SettingError
 from gpt2demo.interfaces import Engine, Sampler, Tokenizer
@@ -87,7 +88,7 @@ class Model:
         Raises:
             UserError: a setting is out of range, or the tokenizer cannot express the prompt.
         """
-        config = _changed(config, settings)
+        config = self._configured(config, settings)
         if config.samples != 1:
             raise SettingError(f"samples={config.samples}: generate() writes one text; generate_batch() writes several")
         return Generation(self.engine, self.tokenizer, self.prompt_ids(prompt), config, row)
@@ -106,7 +107,7 @@ class Model:
         Raises:
             UserError: as `generate`.
         """
-        config = _changed(config, settings)
+        config = self._configured(config, settings)
         samplers = [plugins.create_sampler(spec) for spec in config.chain]
         shared: Any = {
             "seed": _seed(config),
@@ -124,17 +125,16 @@ class Model:
                 batch.step()
         return rows
 
+    def _configured(self, config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
+        """The settings with single ones changed, and with the samplers in place of the names of chains."""
+        config = config or GenerateConfig()
+        return with_own_chains(config.with_changes(**settings) if settings else config, self.path)
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """The prompt's ids; for an empty prompt the end-of-text id, or a line break where there is none."""
         if ids := self.tokenizer.encode(prompt):
             return ids
         return self.tokenizer.encode("\n") if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
-
-
-def _changed(config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
-    """The settings with single ones changed."""
-    config = config or GenerateConfig()
-    return config.with_changes(**settings) if settings else config
 
 
 def load(model: str | Path | None = None, *, engine: EngineName = "auto", device: DeviceName = "auto") -> Model:

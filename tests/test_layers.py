@@ -17,7 +17,7 @@ LEVELS: list[set[str]] = [
     {"config", "storage", "hardware", "documents", "progress", "streaming"},
     {"tokenizers", "samplers", "datasets", "optimizers", "sources"},
     {"plugins", "model", "run", "schedule", "drawing"},
-    {"checkpoint", "data", "events", "explaining"},
+    {"chains", "checkpoint", "data", "events", "explaining"},
     {"weights", "batch"},
     {"engines", "importing", "corpus"},
     {"prepare"},
@@ -25,7 +25,7 @@ LEVELS: list[set[str]] = [
     {"evaluate"},
     {"trainer", "export", "testing"},
     {"bench", "jobs", "options", "terminal", "verification"},
-    {"ui", "printing"},
+    {"failures", "printing", "ui"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,66 @@
+"""Sampler chains with a name: everybody's, and a run's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_onnx import save_checkpoint
+
+from gpt2demo import chains
+from gpt2demo.cli import app
+from gpt2demo.config import CHAINS, GenerateConfig
+from gpt2demo.errors import CheckpointError, RunError, SettingError
+from gpt2demo.generate import load
+from gpt2demo.plugins import create_sampler
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = save_checkpoint(tmp_path / "tiny")
+    (tmp_path / "tiny" / "run.json").write_text("{}")
+    return path
+
+
+def test_a_name_stands_for_its_samplers() -> None:
+    config = GenerateConfig(temperature=0.3, samplers=("@standard", "min-p"))
+    assert config.chain == ("temperature:value=0.3", *CHAINS["standard"], "min-p")
+    assert all(create_sampler(spec) for chain in CHAINS.values() for spec in chain)
+    with pytest.raises(SettingError, match="sampler '@odd': there is no such chain; there are @default, @greedy"):
+        _ = GenerateConfig(samplers=("@odd",)).chain
+
+
+def test_a_run_keeps_chains_of_its_own(checkpoint: Path) -> None:
+    chains.keep_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
+    chains.keep_chain(checkpoint, "mine-too", GenerateConfig(samplers=("@mine", "min-p:threshold=0.1")))
+    known = chains.load_chains(checkpoint)
+    assert known["mine-too"] == ("temperature:value=0.4", "top-k:k=7", "min-p:threshold=0.1")
+    assert known.keys() >= CHAINS.keys()
+    model = load(checkpoint, device="cpu")
+    by_name, spelled = (
+        "".join(model.generate("Once", seed=1, max_new_tokens=20, **settings))
+        for settings in ({"samplers": ["@mine"]}, {"temperature": 0.4, "top_k": 7})
+    )
+    assert by_name == spelled
+    assert (checkpoint.parent.parent / "chains.json").exists()  # with the run: the next checkpoint has it, too
+
+
+def test_what_cannot_be_kept_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(SettingError, match="chain 'wild': everybody has a chain of this name"):
+        chains.keep_chain(checkpoint, "wild", GenerateConfig(top_k=3))
+    with pytest.raises(RunError, match=r"name '\.\./x'"):
+        chains.keep_chain(checkpoint, "../x", GenerateConfig(top_k=3))
+    with pytest.raises(SettingError, match="sampler 'top-p'"):
+        chains.keep_chain(checkpoint, "bad", GenerateConfig(samplers=("top-p:p=7",)))
+    chains.chains_file(checkpoint).write_text('{"mine": [3]}')
+    with pytest.raises(CheckpointError, match="is damaged"):
+        chains.load_chains(checkpoint)
+
+
+def test_from_the_terminal(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["generate", str(checkpoint), "--prompt", "Once", "--seed", "1", "--max-new-tokens", "9"]
+    texts = []
+    for options in (["--temperature", "0.5", "--save-chain", "calm"], ["--sampler", "@calm"]):
+        app([*common, *options], standalone_mode=False)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
