@@ -33,7 +33,7 @@ FILE_TYPES = {"fp32": LlamaFileType.ALL_F32, "fp16": LlamaFileType.MOSTLY_F16, "
 ROUNDING = {Kind.F32: (0.0, 0.0), Kind.F16: (2**-11, 2**-25), Kind.Q8_0: (0.57 / 127, 127 * 2**-25)}
 """How far a number may be from the checkpoint's: a part of the largest in its block, and what tiny ones lose to float16's end. In
 Q8_0 32 numbers share a scale: half a step of it is 0.5 / 127 of the largest, the rest is the rounding of the scale itself."""
-LIMITS = {"fp32": 1e-5, "fp16": 4e-3, "q8_0": 5e-2}
+LIMITS = {"fp32": 1e-5, "fp16": 4e-3, "q8_0": 1e-1}
 """Largest difference of a logit, as a part of the largest logit (or of 1, where that is less)."""
 POSITIONS = 128
 
