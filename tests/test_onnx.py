@@ -171,8 +171,15 @@ def test_genai_config_avoids_the_traps(exported):
     assert config["model"]["pad_token_id"] == -1  # a real id at a prompt's end would be taken for padding
     assert config["model"]["eos_token_id"] == 0xFF  # must be in the vocabulary; UTF-8 never has this byte
     assert config["model"]["context_length"] == CONFIG.n_positions
-    assert config["search"]["past_present_share_buffer"] is False
+    assert config["search"]["past_present_share_buffer"] is True  # else the cache is copied for each token
     assert config["search"]["top_k"] == 0  # left out, it would be 50
+
+
+def test_browsers_are_led_to_the_model(exported, source):
+    """By itself transformers.js would look for model_quantized.onnx. The rest is the checkpoint's own config."""
+    config = json.loads((exported / "config.json").read_text())
+    assert config.pop("transformers.js_config") == {"dtype": "fp32"}
+    assert config == json.loads((source / "config.json").read_text())
 
 
 def test_the_exporter_is_registered():

@@ -72,5 +72,5 @@ def _search(config: ModelConfig) -> dict[str, Any]:
         "top_k": 0,
         "top_p": 1.0,
         "random_seed": -1,
-        "past_present_share_buffer": False,  # the graph concatenates: a shared buffer gives wrong shapes
+        "past_present_share_buffer": True,  # the graph writes into the past that it is given; else it is copied for each token
     }

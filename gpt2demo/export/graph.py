@@ -69,16 +69,16 @@ class Writer(Tape):
         return self.stored(f"constant_{array.dtype}_{'_'.join(map(str, array.reshape(-1)))}_{array.ndim}", array)
 
     def embedding(self, name: str, ids: ir.Value) -> ir.Value:
-        """Rows of a table: (B, T) -> (B, T, C)."""
+        """Rows of a table, which may have 8 bits: (B, T) -> (B, T, C)."""
         table = self.weights[name]
         if not isinstance(table, Quantized):
             return self.op("Gather", [self.stored(name), ids])
-        sizes = {"bits": table.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 2}
-        scales = self.stored(f"{name}.row_scales", table.scales[..., None])  # (V, blocks, 1)
-        rows = self.op(
-            "GatherBlockQuantized", [self.stored(f"{name}.blocks", table.blocks), ids, scales], sizes, domain=MICROSOFT
-        )
-        return self.op("Reshape", [rows, self.number([0, 0, self.config.n_embd])])  # (B, T, blocks, block) -> (B, T, C)
+        # GatherBlockQuantized is all this in one node, but the onnxruntime that browsers load by itself has none for WebAssembly.
+        numbers = self.op("Gather", [self.stored(f"{name}.blocks", table.blocks), ids])  # (B, T, blocks, block) uint8
+        scales = self.op("Gather", [self.stored(f"{name}.row_scales", table.scales[..., None]), ids])  # (B, T, blocks, 1)
+        middle = self.number(2 ** (table.bits - 1), np.float32)
+        rows = self.op("Mul", [self.op("Sub", [self.op("Cast", [numbers], {"to": ir.DataType.FLOAT.value}), middle]), scales])
+        return self.op("Reshape", [rows, self.number([0, 0, self.config.n_embd])])
 
     def linear(self, name: str, x: ir.Value, *, bias: bool = False, output: ir.Value | None = None) -> ir.Value:
         """X Wᵀ, plus the layer's bias if it is wanted."""

@@ -30,6 +30,8 @@ from gpt2demo.weights import load_model
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.7}  # of a weight on disk, with the blocks' scales
 FILE_LIMIT = 2**31 - 2**20
 """A protobuf message ends at 2 GiB, and weights in a second file would not be one file to check and to ship."""
+TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32"}}
+"""For transformers.js, whose "dtype" chooses nothing but the file's name: fp32 is model.onnx, whatever the weights in it are."""
 SHARED = 1024  # bytes; smaller weights and constants stand in generate.onnx itself
 
 
@@ -50,8 +52,8 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
     model = load_model(checkpoint)
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
     chain = write_graphs(model, folder, dtype, samplers, tokenizer.vocab_size, report)
-    for name in ("config.json", "generation_config.json"):
-        shutil.copyfile(checkpoint / name, folder / name)
+    write_json(folder / "config.json", {**read_json(checkpoint / "config.json"), **TRANSFORMERS_JS})
+    shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
     shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")
     if write_tokenizer_json(tokenizer, model.config.n_positions, folder):
         shutil.copyfile(Path(__file__).with_name("run.py"), folder / "run.py")

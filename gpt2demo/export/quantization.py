@@ -1,4 +1,4 @@
-"""Weights in 8 or 4 bits, in blocks with a scale each, as onnxruntime's `MatMulNBits` and `GatherBlockQuantized` read them."""
+"""Weights in 8 or 4 bits, in blocks with a scale each, as onnxruntime's `MatMulNBits` reads them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ class ByteTokenizer:
             {
                 "version": "1.0",
                 "added_tokens": [],
+                "normalizer": None,
                 "pre_tokenizer": byte_level,
+                "post_processor": None,  # transformers.js insists on every name
                 "decoder": byte_level,
                 "model": {"type": "BPE", "vocab": alphabet, "merges": []},
             },
