@@ -17,7 +17,7 @@ def check_feed(ids: npt.NDArray[np.int64], engine: Engine, padding: npt.NDArray[
     """
     if ids.ndim != 2 or ids.size == 0:
         raise SettingError(f"ids of shape {ids.shape}: expected (batch, at least one position)")
-    low, high = int(ids.min()), int(ids.max())
+    low, high = (int(ids.item()),) * 2 if ids.size == 1 else (int(ids.min()), int(ids.max()))
     if low < 0 or high >= engine.vocab_size:
         raise SettingError(f"id {low if low < 0 else high}: is outside the vocabulary of {engine.vocab_size}")
     if engine.length + ids.shape[1] > engine.n_positions:

@@ -160,9 +160,10 @@ class OnnxEngine:
         self._step(self._generate, ids, padding)
         self._uniform[:] = uniform
         self._generate.input("uniform", self._uniform)
-        for name, value in (("text_ids", text), ("prompt_length", np.array(prompt_length))):
-            if name in self._inputs:
-                self._generate.input(name, np.ascontiguousarray(value, np.int64).reshape(np.shape(value)))
+        if "text_ids" in self._inputs:
+            self._generate.input("text_ids", np.ascontiguousarray(text))
+        if "prompt_length" in self._inputs:
+            self._generate.input("prompt_length", np.array(prompt_length))
         self._generate.output("next_ids", self._next)
         self._generate.run()
         self._length += ids.shape[1]

@@ -34,13 +34,13 @@ class Binding:
         """Read an input from an array from now on, in C order."""
         if self._held.get(name) is not value:
             self._held[name] = value
-            self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+            self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, address(value))
 
     def output(self, name: str, value: npt.NDArray[Any]) -> None:
         """Write an output into an array from now on, in C order."""
         if self._held.get(name) is not value:
             self._held[name] = value
-            self._binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+            self._binding.bind_output(name, "cpu", 0, value.dtype, value.shape, address(value))
 
     def shared(self, source: str, target: str, value: Any) -> None:
         """Let an input and an output be one and the same `OrtValue`, on whatever device."""
@@ -51,6 +51,11 @@ class Binding:
     def run(self) -> None:
         """Compute."""
         self._session.run_with_iobinding(self._binding)
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where an array's numbers begin in memory."""
+    return int(array.__array_interface__["data"][0])
 
 
 def buffer(shape: tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
