@@ -52,6 +52,7 @@ Rows = list[list[int]]
 
 interop = [pytest.mark.interop, pytest.mark.timeout(1800)]  # the time that installing takes
 all_dtypes = pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=interop) for dtype in ("fp32", "int8", "int4", "fp16")])
+without_fp16 = pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=interop) for dtype in ("fp32", "int8", "int4")])
 text_tokenizers = pytest.mark.parametrize("tokenizer", [pytest.param(name, marks=interop) for name in ("byte", "bpe")])
 
 
@@ -306,7 +307,8 @@ def page_of(site: str) -> Iterator[tuple[Page, list[str]]]:
             elsewhere.append(route.request.url)
             route.abort()
 
-    arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    arguments += ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]  # a GPU that the CPU plays
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=arguments) as browser:
         page = browser.new_page()
         page.route("**/*", guard)
@@ -315,14 +317,16 @@ def page_of(site: str) -> Iterator[tuple[Page, list[str]]]:
         yield page, elsewhere
 
 
-def in_browser(folder: Path, packages: dict[str, Path], site: Path) -> dict[str, Any]:
+def in_browser(folder: Path, packages: dict[str, Path], site: Path, device: str = "wasm") -> dict[str, Any]:
     """What transformers.js answers. The folder is served as it is."""
     site.mkdir()
     for name, target in {**packages, "models": folder.parent, "interop": SCRIPTS}.items():
         (site / name).symlink_to(target, target_is_directory=True)
     (site / "index.html").write_text('<script type="module" src="/interop/transformers.mjs"></script>')
-    asked = {**question(folder), "folder": folder.name, "options": {"subfolder": ""}}
+    asked = {**question(folder), "folder": folder.name, "options": {"subfolder": "", "device": device}}
     with served(site) as address, page_of(address) as (page, elsewhere):
+        if device == "webgpu" and not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+            pytest.skip("this Chromium has no WebGPU")
         answer = page.evaluate("question => ask(question)", asked)
     assert not elsewhere
     return answer
@@ -332,6 +336,14 @@ def in_browser(folder: Path, packages: dict[str, Path], site: Path) -> dict[str,
 def test_transformers_js_writes_the_same_tokens(exports, packages, tmp_path, dtype):
     """In a browser without a network, on WebAssembly; alone and in a batch padded on the left."""
     answer = in_browser(exports(dtype), packages, tmp_path / "site")
+    expected = greedy(exports(dtype))
+    assert {way: answer[way] for way in ("alone", "batch")} == {"alone": expected, "batch": expected}
+
+
+@without_fp16
+def test_transformers_js_writes_the_same_tokens_on_webgpu(exports, packages, tmp_path, dtype):
+    """The GPU is one that the CPU plays; it has no float16."""
+    answer = in_browser(exports(dtype), packages, tmp_path / "site", "webgpu")
     expected = greedy(exports(dtype))
     assert {way: answer[way] for way in ("alone", "batch")} == {"alone": expected, "batch": expected}
 
