@@ -207,7 +207,7 @@ class BenchConfig(Config):
     new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to write behind them")
     batch_size: int = Field(1, ge=1, le=65_536, description="prompts at a time")
     rounds: int = Field(7, ge=1, le=1000, description="times that every contestant writes, in turns")
-    peers: tuple[str, ...] = Field((), description="transformers, genai=PYTHON, llama.cpp=PYTHON:FILE; may be repeated")
+    peers: tuple[str, ...] = Field((), description="transformers, genai or llama.cpp, or NAME=PYTHON; may be repeated")
 
 
 class Preset(Config):

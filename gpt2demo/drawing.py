@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +83,7 @@ def inverse(logits: Tensor, uniform: Tensor) -> Tensor:
     return below.float().sum(dim=-1).long()  # exact up to 2^24, and four times as fast as counting in int64
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What one draw gave to B rows.
 
     Attributes:

@@ -84,7 +84,7 @@ class Attention(nn.Module):
             key, value = cache.update(self.layer, key, value)  # (B, H, S, D)
         y = attend(query, key, value, mask, self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        return drop(self.c_proj(y), self.dropout if self.training else 0.0)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -99,13 +99,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     Returns:
         (B, H, T, D).
     """
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=mask is None and query.shape[2] > 1)
     # On the CPU the plain steps train faster than PyTorch's fused kernel: in bf16 by a third, its backward pass is slow.
     weights = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
         weights = weights + mask
-    return F.dropout(torch.softmax(weights, dim=-1), dropout, dropout > 0) @ value
+    return drop(torch.softmax(weights, dim=-1), dropout) @ value
+
+
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Dropout. Where there is none, not even the call: twelve of them would be a thirtieth of a small model's token."""
+    return F.dropout(x, probability) if probability else x
 
 
 class MLP(nn.Module):
@@ -120,7 +125,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = F.gelu(self.c_fc(x), approximate="tanh")  # the tanh form is GPT-2's; the exact one differs by up to 5e-4
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+        return drop(self.c_proj(x), self.dropout if self.training else 0.0)
 
 
 class Block(nn.Module):
@@ -207,7 +212,7 @@ class GPT2(nn.Module):
         if mask is None and T > 1 and (past or ids.device.type == "cpu"):
             mask = causal_mask(T, past, self.wte.weight)
         x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = drop(x, self.config.dropout if self.training else 0.0)
         for block in self.h:
             x = block(x, mask, cache)
         if cache is not None:

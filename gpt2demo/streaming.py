@@ -48,6 +48,8 @@ class StopText:
 
     def push(self, piece: str) -> str:
         """The text that may be shown now."""
+        if not self._stops:
+            return piece
         text = self._held + piece
         places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:

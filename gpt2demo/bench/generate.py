@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from gpt2demo.errors import RunError, SettingError
 from gpt2demo.export.genai import genai_config
 from gpt2demo.export.onnx import describe, write_graphs
 from gpt2demo.model import GPT2
+from gpt2demo.plugins import registry
 from gpt2demo.storage import write_json
 from gpt2demo.tokenizers.byte import ByteTokenizer
 from gpt2demo.weights import save
@@ -98,7 +100,7 @@ def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Calla
         found.append(Contestant(f"torch fp32{suffix}", [*worker, "torch", str(checkpoint), *chain], size))
         for dtype, path in exports.items():
             found.append(Contestant(f"onnx {dtype}{suffix}", [*worker, "onnx", str(path), *chain], sizes[dtype]))
-    return found + [peer(spec, checkpoint, exports, size) for spec in config.peers]
+    return found + [one for spec in config.peers for one in peers(spec, checkpoint, exports, folder)]
 
 
 def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, report: Callable[[str], None]) -> Path:
@@ -110,20 +112,36 @@ def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, repo
     return folder
 
 
-def peer(spec: str, checkpoint: Path, exports: dict[Dtype, Path], size: int) -> Contestant:
-    """Another program, given as `NAME`, `NAME=PYTHON` or, where it reads a file of its own, `NAME=PYTHON:FILE`.
+def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Contestant]:
+    """Another program, given as `NAME` or `NAME=PYTHON` where it lives in another environment: once for each form of the weights.
 
     Raises:
-        SettingError: we do not know it.
+        SettingError: we do not know it, or it cannot be had.
     """
-    name, _, where = spec.partition("=")
-    python, _, file = where.partition(":")
+    name, _, python = spec.partition("=")
     if name not in PEERS:
         raise SettingError(f"peers={spec!r}: there is no such peer; there are {', '.join(PEERS)}")
-    script = Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py"
-    model = {"transformers": checkpoint, "genai": exports.get("fp32", checkpoint)}.get(name, file)
-    label = f"{name} {Path(file).stem}".strip()
-    return Contestant(label, [python or sys.executable, str(script), str(model)], size)
+    models = {"transformers fp32": (checkpoint, checkpoint / "model.safetensors")}
+    if name == "genai":
+        models = {f"genai {dtype}": (path, path / "model.onnx") for dtype, path in exports.items()}
+    elif name == "llama.cpp":
+        files = {dtype: gguf(checkpoint, folder / f"gguf-{dtype}", dtype) for dtype in ("fp32", "q8_0")}
+        models = {f"llama.cpp {dtype}": (file, file) for dtype, file in files.items()}
+    script = str(Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py")
+    commands = {label: [python or sys.executable, script, str(model)] for label, (model, _) in models.items()}
+    return [Contestant(label, commands[label], weights.stat().st_size) for label, (_, weights) in models.items()]
+
+
+def gguf(checkpoint: Path, folder: Path, dtype: str) -> Path:
+    """A file for llama.cpp, by the exporter of the plugin gpt2demo-gguf.
+
+    Raises:
+        PluginError: it is not installed.
+    """
+    folder.mkdir()
+    exporter = registry().part("exporters", "gguf")
+    exporter().export(checkpoint, folder, dtype=dtype, report=lambda line: None)
+    return next(folder.glob("*.gguf"))
 
 
 @contextmanager
@@ -133,9 +151,9 @@ def started(contestant: Contestant) -> Iterator[Callable[[dict[str, Any]], Answe
     Raises:
         RunError: it cannot be started, or died.
     """
-    with subprocess.Popen(
-        contestant.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}  # ours, and not for others
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(contestant.command, env=environment, text=True, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         given, said = process.stdin, process.stdout

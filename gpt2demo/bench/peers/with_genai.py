@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai as og
@@ -30,7 +31,7 @@ def main(folder: str) -> None:
             first = first or time.perf_counter() - start
         seconds = time.perf_counter() - start
         ids = [generator.get_sequence(row)[prompts.shape[1] :].tolist() for row in range(len(prompts))]
-        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        megabytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
         print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), flush=True)
 
 
