@@ -465,8 +465,8 @@ def test_an_export_that_is_not_the_same_model_is_not_left_behind(text_file: Path
 
 def test_a_format_refuses_a_dtype_that_it_does_not_have(cli: Cli, text_file: Path, tmp_path: Path) -> None:
     make_run("mine", "char", text_file)
-    with pytest.raises(SettingError, match="dtype='fp16': the format 'onnx' can be written as fp32"):
-        export_model("mine", dtype="fp16", report=lambda line: None)
+    with pytest.raises(SettingError, match="dtype='bf16': the format 'onnx' can be written as fp32, fp16, int8, int4"):
+        export_model("mine", dtype="bf16", report=lambda line: None)
     with pytest.raises(SettingError, match="dtype='int8': the format 'huggingface' can be written as fp32, fp16, bf16"):
         export_model("mine", "huggingface", dtype="int8", report=lambda line: None)
     done = cli("export", "mine", "--huggingface", "--dtype", "fp16")

@@ -10,7 +10,7 @@ from conftest import SHAPE
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2demo.config import PRESETS, ModelConfig
-from gpt2demo.model import GPT2, KeyValueCache
+from gpt2demo.model import GPT2, LARGE, KeyValueCache, linear
 from gpt2demo.weights import hugging_face_config, to_hugging_face
 
 
@@ -118,3 +118,21 @@ def test_gradients_are_those_of_transformers(model: GPT2) -> None:
     torch.testing.assert_close(
         model.h[0].attn.c_attn.weight.grad, expected.h[0].attn.c_attn.weight.grad.t(), atol=1e-3, rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("rows", [1024, 1025, 1031])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_matrix_shared_among_threads_gives_the_same_product(rows: int, threads: int) -> None:
+    """For a single position, with any number of rows; several positions and training go PyTorch's way."""
+    x, weight, bias = torch.randn(1, 1, 600), torch.randn(rows, 600), torch.randn(rows)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            assert weight.numel() >= LARGE
+            torch.testing.assert_close(linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias), atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight), atol=1e-4, rtol=1e-5)
+            several = torch.randn(2, 3, 600)
+            assert torch.equal(linear(several, weight, bias), torch.nn.functional.linear(several, weight, bias))
+    finally:
+        torch.set_num_threads(before)

@@ -33,10 +33,10 @@ from gpt2demo.tokenizers.byte import ByteTokenizer
 CONFIG = ModelConfig(vocab_size=256, n_positions=48, n_embd=32, n_head=4, n_layer=2)
 
 
-def save_checkpoint(run: Path, *, step: int = 1) -> Path:
+def save_checkpoint(run: Path, *, step: int = 1, shape: ModelConfig = CONFIG) -> Path:
     """A checkpoint of a tiny model in a run's folder. Its weights are random, and large enough for distinct logits."""
     torch.manual_seed(step)
-    model = GPT2(CONFIG)
+    model = GPT2(shape)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

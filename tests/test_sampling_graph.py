@@ -16,7 +16,7 @@ from pydantic import Field
 from test_onnx import save_checkpoint, some_ids
 
 from gpt2demo import plugins
-from gpt2demo.config import parse_spec
+from gpt2demo.config import ModelConfig, parse_spec
 from gpt2demo.drawing import inverse
 from gpt2demo.engines.exported import check_export
 from gpt2demo.engines.onnx import OnnxEngine
@@ -248,6 +248,20 @@ def test_rounding_that_costs_too_much_fails_the_export(source: Path, tmp_path: P
     with pytest.raises(ExportError, match="perplexity .* choose a larger --dtype"):
         export_model(source, output=tmp_path / "exports" / "int4", dtype="int4", report=lambda line: None)
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_heads_of_any_width_can_be_exported(tmp_path: Path, dtype: str) -> None:
+    """onnxruntime's attention takes multiples of 8; these heads have 12 and become 16 wide."""
+    shape = ModelConfig(vocab_size=256, n_positions=32, n_embd=48, n_head=4, n_layer=2)
+    folder = export_model(
+        save_checkpoint(tmp_path / "odd", shape=shape), output=tmp_path / "out", dtype=dtype, report=lambda line: None
+    )
+    written = json.loads((folder / "gpt2demo.json").read_text())
+    assert written["head_dim"] == 16
+    assert all(row["largest_difference"] < (1e-4 if dtype == "fp32" else 1) for row in written["comparisons"])
+    program = f"import runpy, sys; sys.argv = ['run.py', 'Once']; runpy.run_path({str(folder / 'run.py')!r}, run_name='__main__')"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.startswith(b"Once")
 
 
 # ---------------------------------------------------------------------------------------------- without torch

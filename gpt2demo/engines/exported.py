@@ -31,6 +31,11 @@ def cache_names(prefix: str, n_layer: int) -> list[str]:
     return [f"{prefix}.{layer}.{part}" for layer in range(n_layer) for part in ("key", "value")]
 
 
+def head_dim(config: ModelConfig) -> int:
+    """Width of a head in the cache. onnxruntime's attention takes multiples of 8: other heads are filled up with zeros."""
+    return -(-config.n_embd // config.n_head // 8) * 8
+
+
 @dataclass(frozen=True)
 class Exported:
     """What the certificate says of a folder.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.engines import check_feed
-from gpt2demo.engines.exported import CERTIFICATE, GENERATE, MODEL, Exported, cache_names, check_export
+from gpt2demo.engines.exported import CERTIFICATE, GENERATE, MODEL, Exported, cache_names, check_export, head_dim
 from gpt2demo.engines.session import Binding, Device, buffer, cpu_threads, open_session
 from gpt2demo.errors import CheckpointError, SettingError
 
@@ -222,7 +222,7 @@ class OnnxEngine:
         self._new_ids, self._new_positions = np.empty((rows, 1), np.int64), np.empty((rows, 1), np.int64)
         self._next, self._uniform = np.empty((rows, 1), np.int64), np.empty(rows, np.float32)
         self._logits = np.empty((rows, 1, self.vocab_size), np.float32)
-        shape = (rows, self.config.n_head, self.n_positions, self.config.n_embd // self.config.n_head)
+        shape = (rows, self.config.n_head, self.n_positions, head_dim(self.config))
         dtype = np.float16 if self.exported.dtype == "fp16" else np.float32
         past, present = (cache_names(prefix, self.config.n_layer) for prefix in ("past_key_values", "present"))
         for source, target in zip(past, present, strict=True):
@@ -239,7 +239,7 @@ def _check_graph(session: Any, exported: Exported) -> None:
     """
     config = exported.config
     shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
-    heads = [config.n_head, config.n_embd // config.n_head]
+    heads = [config.n_head, head_dim(config)]
     wanted: dict[str, list[int]] = {"input_ids": [], "attention_mask": [], "position_ids": [], "logits": [config.vocab_size]}
     for prefix in ("past_key_values", "present"):
         wanted |= dict.fromkeys(cache_names(prefix, config.n_layer), heads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2demo.config import ModelConfig
+from gpt2demo.engines.exported import head_dim
 
 PAD = -1
 """genai takes an id that equals the pad id at a prompt's end for padding, without a word; so it must be no id of the text."""
@@ -47,7 +48,7 @@ def _decoder(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.n_head,
-        "head_size": config.n_embd // config.n_head,
+        "head_size": head_dim(config),
         "session_options": {"provider_options": []},
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", "position_ids": "position_ids", **past},
         "outputs": {"logits": "logits", **present},

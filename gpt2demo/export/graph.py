@@ -12,8 +12,8 @@ past_key_values.N.key|value  float   batch_size, n_head, past_sequence_length, h
 logits                       float   batch_size, sequence_length, vocab_size
 present.N.key|value          float   batch_size, n_head, past_sequence_length + sequence_length, head_dim
 
-Legend for shapes: B = batch, T = new positions, P = positions in the cache, S = P + T, C = width, H = heads, D = C / H,
-V = vocabulary.
+Legend for shapes: B = batch, T = new positions, P = positions in the cache, S = P + T, C = width, H = heads,
+D = width of a head (`engines.exported.head_dim`), V = vocabulary.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from gpt2demo.config import ModelConfig
-from gpt2demo.engines.exported import cache_names
+from gpt2demo.engines.exported import cache_names, head_dim
 from gpt2demo.export.quantization import Quantized
 
 OPSET = 18
@@ -39,6 +39,22 @@ IDS = ("batch_size", "sequence_length")
 MASK = ("batch_size", "past_sequence_length + sequence_length")
 KEEP = "num_logits_to_keep"
 """An input that may be left out: how many of the last positions get logits; 0, which it is by itself, means all."""
+
+
+def padded_heads(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
+    """The model's weights with each head filled up with zeros to `head_dim`: they add nothing to any product."""
+    H, D = config.n_head, config.n_embd // config.n_head
+    more = head_dim(config) - D
+
+    def padded(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if name.endswith((".c_attn.weight", ".c_attn.bias")):
+            heads = array.reshape(3, H, D, -1)
+            return np.pad(heads, [(0, 0), (0, 0), (0, more), (0, 0)]).reshape(3 * H * (D + more), *array.shape[1:])
+        if name.endswith(".attn.c_proj.weight"):
+            return np.pad(array.reshape(-1, H, D), [(0, 0), (0, 0), (0, more)]).reshape(len(array), -1)
+        return array
+
+    return {name: padded(name, array) for name, array in arrays.items()} if more else arrays
 
 
 class Writer(Tape):
@@ -134,7 +150,8 @@ def attention(
 ) -> ir.Value:
     """Causal attention over cache and new positions: (B, T, C) -> (B, T, C). Query, key and value go in as one tensor."""
     newest, total, bias = where
-    heads = {"num_heads": w.config.n_head, "kv_num_heads": w.config.n_head}
+    scale = (w.config.n_embd // w.config.n_head) ** -0.5  # of the heads as they were trained, see `padded_heads`
+    heads = {"num_heads": w.config.n_head, "kv_num_heads": w.config.n_head, "scale": scale}
     qkv = w.linear(f"{name}.attn.c_attn", x, bias=True)  # (B, T, 3C)
     inputs = [qkv, None, None, *past, newest, total, None, None, None, bias]
     mixed = ir.Value(name=f"{name}.attn.mixed")
@@ -157,7 +174,7 @@ def add_and_norm(w: Writer, stream: ir.Value, part: ir.Value, linear: str, norm:
 def cache_values(w: Writer, prefix: str, axis: str) -> list[ir.Value]:
     """The cache's tensors, (B, H, P, D) or (B, H, S, D)."""
     length = "past_sequence_length" if axis == "past" else MASK[1]
-    shape = ("batch_size", w.config.n_head, length, w.config.n_embd // w.config.n_head)
+    shape = ("batch_size", w.config.n_head, length, head_dim(w.config))
     return [ir.val(name, data_type(w.dtype), shape) for name in cache_names(prefix, w.config.n_layer)]
 
 

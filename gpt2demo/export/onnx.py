@@ -13,11 +13,11 @@ import onnx_ir as ir
 
 from gpt2demo.checkpoint import load_tokenizer, write_tokenizer_json
 from gpt2demo.config import DEFAULT_CHAIN, ModelConfig
-from gpt2demo.engines.exported import CERTIFICATE, FORMAT, GENERATE, MODEL, Dtype
+from gpt2demo.engines.exported import CERTIFICATE, FORMAT, GENERATE, MODEL, Dtype, head_dim
 from gpt2demo.errors import ExportError
 from gpt2demo.export.certificate import prove
 from gpt2demo.export.genai import genai_config
-from gpt2demo.export.graph import OPSET, Weights, generate_graph, model_graph
+from gpt2demo.export.graph import OPSET, Weights, generate_graph, model_graph, padded_heads
 from gpt2demo.export.quantization import quantize
 from gpt2demo.export.sampling import trace
 from gpt2demo.export.summary import summary
@@ -95,6 +95,7 @@ def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, 
         "dtype": dtype,
         "opset": OPSET,
         "shape": config.model_dump(exclude={"dropout"}),
+        "head_dim": head_dim(config),
         "samplers": chain,
         "source": {
             "run": run.name if (run / "run.json").is_file() else None,
@@ -117,7 +118,7 @@ def _version(package: str) -> str | None:
 
 def stored_weights(model: GPT2, dtype: Dtype) -> Weights:
     """The model's weights as they will be stored. Of the matrices only those that are multiplied are quantized: not `wpe`."""
-    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    arrays = padded_heads({name: tensor.numpy() for name, tensor in model.state_dict().items()}, model.config)
     if dtype in ("fp32", "fp16"):
         return {name: array.astype(np.float16 if dtype == "fp16" else np.float32, copy=False) for name, array in arrays.items()}
     multiplied = {name for name, array in arrays.items() if array.ndim == 2} - {"wpe.weight"}

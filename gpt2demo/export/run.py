@@ -35,7 +35,7 @@ def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
     chosen = {label: np.array(number, types[label]) for label, number in numbers.items() if label in types}
 
     kind = np.float16 if about["dtype"] == "fp16" else np.float32
-    empty = np.zeros((1, shape["n_head"], 0, shape["n_embd"] // shape["n_head"]), kind)
+    empty = np.zeros((1, shape["n_head"], 0, about["head_dim"]), kind)
     cache = {name: empty for name in types if name.startswith("past_key_values")}
     text = tokenizer.encode(prompt or "\n", add_special_tokens=False).ids
     new, start = text[-shape["n_positions"] :], len(text)
