@@ -147,6 +147,10 @@ class Registry:
         """Everything of one kind, name -> value, by name."""
         return {name: value for name, (_, value) in sorted(self._parts[kind].items())}
 
+    def in_order(self, kind: str) -> dict[str, Any]:
+        """Everything of one kind, name -> value: the built-in parts in their own order, then the plugins' by distribution."""
+        return {name: value for name, (_, value) in self._parts[kind].items()}
+
     def part(self, kind: str, name: str) -> Any:
         """One part.
 
@@ -209,8 +213,8 @@ def tokenizers() -> dict[str, type[Tokenizer]]:
 
 
 def samplers() -> dict[str, type[Sampler]]:
-    """All samplers, name -> class."""
-    return registry().parts("samplers")
+    """All samplers, name -> class, in the order in which transformers runs them, then those of plugins."""
+    return registry().in_order("samplers")
 
 
 def datasets() -> dict[str, type[Dataset]]:

@@ -8,12 +8,16 @@ from gpt2demo.interfaces import Sampler
 
 @hookimpl
 def gpt2demo_samplers() -> dict[str, type[Sampler]]:
-    """The built-in samplers by name."""
+    """The built-in samplers by name, in the order in which transformers runs them."""
     from gpt2demo.samplers.basic import Temperature, TopK, TopP
     from gpt2demo.samplers.probability import Epsilon, Eta, MinP, Typical
     from gpt2demo.samplers.repetition import FrequencyPenalty, NoRepeatNgram, PresencePenalty, RepetitionPenalty
 
     return {
+        "repetition-penalty": RepetitionPenalty,
+        "frequency-penalty": FrequencyPenalty,
+        "presence-penalty": PresencePenalty,
+        "no-repeat-ngram": NoRepeatNgram,
         "temperature": Temperature,
         "top-k": TopK,
         "top-p": TopP,
@@ -21,8 +25,4 @@ def gpt2demo_samplers() -> dict[str, type[Sampler]]:
         "typical": Typical,
         "epsilon": Epsilon,
         "eta": Eta,
-        "repetition-penalty": RepetitionPenalty,
-        "frequency-penalty": FrequencyPenalty,
-        "presence-penalty": PresencePenalty,
-        "no-repeat-ngram": NoRepeatNgram,
     }
