@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from gpt2demo.generate import load
     from gpt2demo.trainer import train
 
-# Threads that wait for each other sleep instead of spinning. Spinning gains little on a quiet machine and costs a factor of
-# twenty as soon as something else (a browser, a chat beside a training) needs one of the cores. OpenMP reads this once.
+# Threads that wait for each other spin for a moment and then sleep. Spinning on costs a factor of twenty as soon as something
+# else (a browser, a chat beside a training) needs one of the cores; sleeping at once costs a tenth. OpenMP reads this once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 __all__ = [

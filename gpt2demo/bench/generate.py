@@ -151,7 +151,8 @@ def started(contestant: Contestant) -> Iterator[Callable[[dict[str, Any]], Answe
     Raises:
         RunError: it cannot be started, or died.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}  # ours, and not for others
+    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # what we set for ourselves is not for others
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(contestant.command, env=environment, text=True, **pipes) as process:
         assert process.stdin is not None
