@@ -23,7 +23,7 @@ MARK = "gpt2demo.json"
 class OnnxExporter:
     """One folder for onnxruntime, Optimum, onnxruntime-genai and transformers.js, with proof that it is the same model."""
 
-    summary: ClassVar[str] = "ONNX, in 32, 16, 8 or 4 bits, with a certificate; for onnxruntime and what is built on it"
+    summary: ClassVar[str] = "ONNX with a certificate, for onnxruntime and what is built on it"
     dtypes: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
 
     def __init__(self, samplers: Sequence[str] = ()) -> None:

@@ -28,13 +28,13 @@ class ExportTab:
 
     def __init__(self) -> None:
         self.done = gr.State(0)
-        formats = [(f"{name}: {exporter.summary}", name) for name, exporter in plugins.exporters().items()]
+        formats = list(plugins.exporters())
         with gr.Row():
             self._run = gr.Dropdown(
                 [], label="Run", info="its newest checkpoint is exported", min_width=280, elem_id="export-run"
             )
             self._format = gr.Dropdown(
-                formats, value="onnx", label="Format", info="plugins add more", min_width=280, elem_id="export-format"
+                formats, value="onnx", label="Format", info=_summary("onnx"), min_width=280, elem_id="export-format"
             )
             self._dtype = gr.Dropdown(
                 list(_dtypes("onnx")), value="fp32", label="Numbers", info="fewer bits: smaller, faster", elem_id="export-dtype"
@@ -43,7 +43,7 @@ class ExportTab:
             self._start = gr.Button("Export", variant="primary", scale=0, min_width=200, elem_id="export-start")
         self._report = gr.Textbox(label="Report", lines=6, max_lines=24, interactive=False, elem_id="export-report")
         self._folder = gr.Textbox(label="Folder", interactive=False, visible=False, buttons=["copy"], elem_id="export-folder")
-        self._format.change(_dtype_choices, self._format, self._dtype, api_visibility="private", show_progress="hidden")
+        self._format.change(_chosen, self._format, [self._format, self._dtype], api_visibility="private", show_progress="hidden")
         inputs = [self._run, self._format, self._dtype, self.done]
         self._start.click(
             self._export, inputs, [self._report, self._folder, self.done], show_progress="hidden", api_visibility="private"
@@ -82,9 +82,14 @@ def _dtypes(format: str) -> tuple[str, ...]:  # noqa: A002
     return plugins.exporters()[format].dtypes
 
 
-def _dtype_choices(format: str) -> Any:  # noqa: A002
-    """An update of the list of number formats."""
-    return gr.Dropdown(list(_dtypes(format)), value=_dtypes(format)[0])
+def _summary(format: str) -> str:  # noqa: A002
+    """What an exporter says of itself."""
+    return plugins.exporters()[format].summary
+
+
+def _chosen(format: str) -> tuple[Any, Any]:  # noqa: A002
+    """What the choice of a format changes: what is said of it, and the number formats that it has."""
+    return gr.Dropdown(info=_summary(format)), gr.Dropdown(list(_dtypes(format)), value=_dtypes(format)[0])
 
 
 def reported(work: Callable[[Callable[[str], None]], Path], finally_: Callable[[], None]) -> Iterator[str | Path]:
