@@ -10,7 +10,9 @@ from test_onnx import save_checkpoint
 from gpt2demo import chains
 from gpt2demo.cli import app
 from gpt2demo.config import CHAINS, GenerateConfig
+from gpt2demo.engines.exported import check_export
 from gpt2demo.errors import CheckpointError, RunError, SettingError
+from gpt2demo.export import export_model
 from gpt2demo.generate import load
 from gpt2demo.plugins import create_sampler
 
@@ -64,3 +66,12 @@ def test_from_the_terminal(checkpoint: Path, capsys: pytest.CaptureFixture[str])
         app([*common, *options], standalone_mode=False)
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
+
+
+def test_an_export_has_the_samplers_of_a_named_chain_inside(checkpoint: Path, tmp_path: Path) -> None:
+    chains.keep_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
+    folder = export_model(checkpoint, output=tmp_path / "out", samplers=["@mine"], report=lambda line: None)
+    assert [(step["name"], step["values"]) for step in check_export(folder).chain or []] == [
+        ("temperature", {"value": 0.4}),
+        ("top-k", {"k": 7}),
+    ]

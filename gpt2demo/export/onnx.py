@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from gpt2demo.chains import with_own_chains
 from gpt2demo.checkpoint import load_tokenizer, write_tokenizer_json
-from gpt2demo.config import DEFAULT_CHAIN, ModelConfig
+from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, ModelConfig
 from gpt2demo.engines.exported import CERTIFICATE, FORMAT, GENERATE, MODEL, Dtype, head_dim
 from gpt2demo.errors import ExportError
 from gpt2demo.export.certificate import prove
@@ -51,7 +52,8 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
     """
     model = load_model(checkpoint)
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
-    chain = write_graphs(model, folder, dtype, samplers, tokenizer.vocab_size, report)
+    chosen = with_own_chains(GenerateConfig.create(samplers=tuple(samplers)), checkpoint).samplers
+    chain = write_graphs(model, folder, dtype, chosen, tokenizer.vocab_size, report)
     write_json(folder / "config.json", {**read_json(checkpoint / "config.json"), **TRANSFORMERS_JS})
     shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
     shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")

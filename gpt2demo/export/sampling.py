@@ -20,7 +20,6 @@ from gpt2demo.interfaces import Sampler, SamplingContext
 
 Number = tuple[int, str]
 """An option that is an input of the graph: which sampler of the chain, which of its fields."""
-WIDTH = 61  # of the example; the traced graph keeps the vocabulary that it gets
 
 
 class Chain(nn.Module):
