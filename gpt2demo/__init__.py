@@ -33,7 +33,7 @@ from gpt2demo.errors import (
 from gpt2demo.hookspecs import hookimpl
 
 # The rooms `samplers/` and `tokenizers/` are imported first: importing one binds its name here, which the functions then take.
-import gpt2demo.samplers, gpt2demo.tokenizers  # noqa: E401, F401  # isort: skip
+import gpt2demo.samplers, gpt2demo.tokenizers  # noqa: E401, F401  # isort: skip  # binds the names, see above
 from gpt2demo.plugins import samplers, tokenizers  # isort: skip
 
 if TYPE_CHECKING:

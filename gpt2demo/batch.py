@@ -22,13 +22,13 @@ from gpt2demo.config import GenerateConfig, parse_spec
 from gpt2demo.drawing import Chain, Drawn, Floats, Ids, Uniforms
 from gpt2demo.errors import SettingError
 from gpt2demo.explaining import Explanation, TokenLogprob, explanation, token_logprob
-from gpt2demo.interfaces import Engine, Sampler, SamplingEngine, Tokenizer
+from gpt2demo.interfaces import Decoder, Engine, Sampler, SamplingEngine
 from gpt2demo.streaming import StopText, StreamDecoder
 
 StopReason = Literal["length", "end", "stop"]
 
 
-def ends(tokenizer: Tokenizer, stop_tokens: Sequence[int | str]) -> dict[int, StopReason]:
+def ends(tokenizer: Decoder, stop_tokens: Sequence[int | str]) -> dict[int, StopReason]:
     """The ids that end a text, each with the reason: the tokenizer's end-of-text id, and the stop tokens.
 
     Args:
@@ -44,7 +44,7 @@ def ends(tokenizer: Tokenizer, stop_tokens: Sequence[int | str]) -> dict[int, St
     return found if tokenizer.eos_id is None else {**found, tokenizer.eos_id: "end"}
 
 
-def _ids_of(tokenizer: Tokenizer, token: int | str) -> list[int]:
+def _ids_of(tokenizer: Decoder, token: int | str) -> list[int]:
     every = range(tokenizer.vocab_size)
     index = int(token) if isinstance(token, int) or token.isdecimal() else None
     ids = [i for i in every if tokenizer.decode([i]) == token] if index is None else [index] if index in every else []
@@ -84,7 +84,7 @@ class Continuation:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Decoder,
         prompt: Sequence[int],
         config: GenerateConfig,
         *,
@@ -184,7 +184,7 @@ class Batch:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: Tokenizer,
+        tokenizer: Decoder,
         rows: Sequence[Continuation],
         config: GenerateConfig,
         samplers: Sequence[Sampler],

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.drawing import Drawn
-from gpt2demo.interfaces import Tokenizer
+from gpt2demo.interfaces import Decoder
 
 SHOWN = 10
 """How many entries of a distribution an explanation holds."""
@@ -89,7 +89,7 @@ class Explanation:
     stages: list[Stage]
 
 
-def token_logprob(tokenizer: Tokenizer, drawn: Drawn, place: int, count: int) -> TokenLogprob:
+def token_logprob(tokenizer: Decoder, drawn: Drawn, place: int, count: int) -> TokenLogprob:
     """The likelihood of what was drawn in one row, with `count` alternatives. The draw must have kept its stages."""
     index = int(drawn.ids[place])
     own, last = log_softmax(drawn.stages[0][place]), log_softmax(drawn.stages[-1][place])
@@ -97,14 +97,14 @@ def token_logprob(tokenizer: Tokenizer, drawn: Drawn, place: int, count: int) ->
     return TokenLogprob(index, tokenizer.decode([index]), float(own[index]), float(last[index]), others)
 
 
-def explanation(tokenizer: Tokenizer, drawn: Drawn, place: int, chain: Sequence[str]) -> Explanation:
+def explanation(tokenizer: Decoder, drawn: Drawn, place: int, chain: Sequence[str]) -> Explanation:
     """How one row's token came to be drawn by the samplers of this chain. The draw must have kept its stages."""
     index = int(drawn.ids[place])
     stages = [_stage(tokenizer, name, logits[place]) for name, logits in zip(("model", *chain), drawn.stages, strict=True)]
     return Explanation(index, tokenizer.decode([index]), drawn.uniforms[place] if drawn.uniforms else None, stages)
 
 
-def _stage(tokenizer: Tokenizer, sampler: str, logits: npt.NDArray[Any]) -> Stage:
+def _stage(tokenizer: Decoder, sampler: str, logits: npt.NDArray[Any]) -> Stage:
     left = log_softmax(logits)
     top = [Share(i, tokenizer.decode([i]), float(np.exp(left[i]))) for i in likeliest(left, SHOWN)]
     return Stage(sampler, int((left > -np.inf).sum()), top)

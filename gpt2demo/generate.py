@@ -12,7 +12,7 @@ from gpt2demo.batch import Batch, Continuation, ends
 from gpt2demo.chains import with_own_chains
 from gpt2demo.config import GenerateConfig
 from gpt2demo.errors import RunError, SettingError
-from gpt2demo.interfaces import Engine, Sampler, Tokenizer
+from gpt2demo.interfaces import Decoder, Engine, Sampler, Tokenizer
 from gpt2demo.run import Run, find_model
 
 EngineName = Literal["auto", "torch", "onnx"]
@@ -30,7 +30,7 @@ class Generation(Continuation, Iterator[str]):
         row: the number of the stream that it draws from, to write one sample of `Model.generate_batch` again.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerateConfig, row: int = 0) -> None:
+    def __init__(self, engine: Engine, tokenizer: Decoder, prompt: Sequence[int], config: GenerateConfig, row: int = 0) -> None:
         seed, until = _seed(config), ends(tokenizer, config.stop_tokens)
         super().__init__(tokenizer, prompt, config, seed=seed, row=row, n_positions=engine.n_positions, ends=until)
         self._pieces = self._run(engine, [plugins.create_sampler(spec) for spec in config.chain])

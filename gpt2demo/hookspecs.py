@@ -22,27 +22,27 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def gpt2demo_tokenizers() -> dict[str, type[Tokenizer]]:  # type: ignore[empty-body]  # a specification has no body
+def gpt2demo_tokenizers() -> dict[str, type[Tokenizer]]:
     """Tokenizers by name: classes that meet `gpt2demo.interfaces.Tokenizer`."""
 
 
 @hookspec
-def gpt2demo_samplers() -> dict[str, type[Sampler]]:  # type: ignore[empty-body]
+def gpt2demo_samplers() -> dict[str, type[Sampler]]:
     """Samplers by name: subclasses of `gpt2demo.interfaces.Sampler`. Their fields become options and controls."""
 
 
 @hookspec
-def gpt2demo_datasets() -> dict[str, type[Dataset]]:  # type: ignore[empty-body]
+def gpt2demo_datasets() -> dict[str, type[Dataset]]:
     """Example datasets by name: subclasses of `gpt2demo.interfaces.Dataset`."""
 
 
 @hookspec
-def gpt2demo_exporters() -> dict[str, type[Exporter]]:  # type: ignore[empty-body]
+def gpt2demo_exporters() -> dict[str, type[Exporter]]:
     """Exporters by format name: classes that meet `gpt2demo.interfaces.Exporter`."""
 
 
 @hookspec
-def gpt2demo_optimizers() -> dict[str, OptimizerFactory]:  # type: ignore[empty-body]
+def gpt2demo_optimizers() -> dict[str, OptimizerFactory]:
     """Optimizers by name: functions `(model, TrainConfig) -> torch.optim.Optimizer`."""
 
 
@@ -58,5 +58,5 @@ def gpt2demo_training_event(run: Path, event: Any) -> None:
 
 
 @hookspec
-def gpt2demo_tabs() -> dict[str, TabBuilder]:  # type: ignore[empty-body]
+def gpt2demo_tabs() -> dict[str, TabBuilder]:
     """Tabs of the web page by title: functions that fill a `gr.Tab` when called inside it, without arguments."""

@@ -25,14 +25,8 @@ OptimizerFactory = Callable[["torch.nn.Module", "TrainConfig"], "torch.optim.Opt
 TabBuilder = Callable[[], None]
 
 
-class Tokenizer(Protocol):
-    """Text to ids and back.
-
-    A class says `lossless = True` when `decode(encode(text)) == text` for every text that it accepts. Where the ids can be
-    expressed as a Hugging Face `tokenizer.json`, the class also has `tokenizer_json() -> str`, and exported folders carry it.
-    """
-
-    lossless: ClassVar[bool]
+class Decoder(Protocol):
+    """What writing needs of a tokenizer: ids to text."""
 
     @property
     def vocab_size(self) -> int:
@@ -43,6 +37,20 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int | None:
         """The id that ends a document, or None. Text can never produce it."""
         ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids. Never fails on ids in range: incomplete characters come out as U+FFFD."""
+        ...
+
+
+class Tokenizer(Decoder, Protocol):
+    """Text to ids and back.
+
+    A class says `lossless = True` when `decode(encode(text)) == text` for every text that it accepts. Where the ids can be
+    expressed as a Hugging Face `tokenizer.json`, the class also has `tokenizer_json() -> str`, and exported folders carry it.
+    """
+
+    lossless: ClassVar[bool]
 
     @classmethod
     def train(cls, texts: Iterable[str]) -> Self:
@@ -60,10 +68,6 @@ class Tokenizer(Protocol):
         Raises:
             TokenizerError: the text holds something that this tokenizer cannot express; the message names it.
         """
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids. Never fails on ids in range: incomplete characters come out as U+FFFD."""
         ...
 
     def save(self, folder: Path) -> None:

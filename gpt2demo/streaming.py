@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt2demo.interfaces import Tokenizer
+from gpt2demo.interfaces import Decoder
+
+
+class NoText:
+    """A `Decoder` for texts of which only the ids count: no text, and no id that ends one."""
+
+    vocab_size = 10**9  # as many as the model has
+    eos_id: int | None = None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Nothing."""
+        return ""
 
 
 class StreamDecoder:
@@ -14,7 +25,7 @@ class StreamDecoder:
     the new ones are always decoded along and their text is cut off.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._context = 0  # ids from here on are decoded

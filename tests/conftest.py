@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
+from gpt2demo.model import GPT2
 
 SMALL = {
     "tokenizer": "byte",
@@ -43,6 +45,26 @@ def fresh_plugins() -> Iterator[None]:
     plugins.registry.cache_clear()
     yield
     plugins.registry.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads of torch wait for each other when the machine is busy; a model this small gains nothing from them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def decided_model(n_positions: int) -> GPT2:
+    """A model with random weights, decided enough that its text neither repeats one token nor is mere noise."""
+    torch.manual_seed(3)
+    gpt2 = GPT2(ModelConfig(n_positions=n_positions, n_embd=32, n_head=2, n_layer=2)).eval()
+    with torch.no_grad():
+        for parameter in gpt2.h.parameters():
+            parameter.mul_(12)
+        gpt2.wpe.weight.mul_(50)
+    return gpt2
 
 
 @pytest.fixture

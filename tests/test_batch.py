@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, decided_model
 
 import gpt2demo
 from gpt2demo import plugins
@@ -27,13 +27,7 @@ CONTEXT = 16
 
 @pytest.fixture(scope="module")
 def engine() -> TorchEngine:
-    torch.manual_seed(3)
-    gpt2 = GPT2(ModelConfig(n_positions=CONTEXT, n_embd=32, n_head=2, n_layer=2)).eval()
-    with torch.no_grad():
-        for parameter in gpt2.h.parameters():
-            parameter.mul_(12)  # decided enough that a text neither repeats one token nor is mere noise
-        gpt2.wpe.weight.mul_(50)
-    return TorchEngine(gpt2)
+    return TorchEngine(decided_model(CONTEXT))
 
 
 @pytest.mark.parametrize("filler", [0, 255])

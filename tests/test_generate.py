@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, decided_model
 
 import gpt2demo
-from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, ModelConfig
+from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig
 from gpt2demo.drawing import checked, draw
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import PluginError, RunError, SettingError
 from gpt2demo.generate import Generation, Model
 from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.model import GPT2
 from gpt2demo.streaming import StopText, StreamDecoder
 from gpt2demo.tokenizers.byte import ByteTokenizer
 
@@ -27,13 +26,7 @@ CONTEXT = 16
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    torch.manual_seed(3)
-    gpt2 = GPT2(ModelConfig(n_positions=CONTEXT, n_embd=32, n_head=2, n_layer=2)).eval()
-    with torch.no_grad():
-        for parameter in gpt2.h.parameters():
-            parameter.mul_(12)  # decided enough that a text neither repeats one token nor is mere noise
-        gpt2.wpe.weight.mul_(50)
-    return Model(TorchEngine(gpt2), ByteTokenizer(), "test", Path())
+    return Model(TorchEngine(decided_model(CONTEXT)), ByteTokenizer(), "test", Path())
 
 
 class Script:

@@ -46,13 +46,7 @@ def save_checkpoint(run: Path, *, step: int = 1, shape: ModelConfig = CONFIG) ->
     return weights.save(run / "checkpoints", model, run / "tokenizer", optimizer, {"step": step, "validation_loss": None}).path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Two threads of torch wait for each other when the machine is busy; a model this small gains nothing from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

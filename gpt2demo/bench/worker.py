@@ -19,20 +19,9 @@ from gpt2demo import plugins
 from gpt2demo.batch import Batch, Continuation
 from gpt2demo.config import GenerateConfig
 from gpt2demo.interfaces import Engine
+from gpt2demo.streaming import NoText
 
 Answer = tuple[list[list[int]], float, float]
-
-
-class Ids:
-    """A tokenizer for texts of which only the ids count: no text, and no id that ends one."""
-
-    lossless = False
-    vocab_size = 10**9  # as many as the model has
-    eos_id = None
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Nothing."""
-        return ""
 
 
 def open_engine(kind: str, folder: Path) -> Engine:
@@ -51,8 +40,8 @@ def write(engine: Engine, config: GenerateConfig, prompts: Sequence[Sequence[int
     """Write behind prompts through the loop that `generate` has."""
     start = time.perf_counter()
     shared: Any = {"seed": 0, "n_positions": engine.n_positions, "ends": {}}
-    rows = [Continuation(Ids(), ids, config, row=row, **shared) for row, ids in enumerate(prompts)]  # type: ignore[arg-type]  # as much of a tokenizer as this needs
-    batch = Batch(engine, Ids(), rows, config, [plugins.create_sampler(spec) for spec in config.chain])  # type: ignore[arg-type]
+    rows = [Continuation(NoText(), ids, config, row=row, **shared) for row, ids in enumerate(prompts)]
+    batch = Batch(engine, NoText(), rows, config, [plugins.create_sampler(spec) for spec in config.chain])
     batch.step()
     first = time.perf_counter() - start
     while batch.running:

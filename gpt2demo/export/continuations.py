@@ -19,6 +19,7 @@ from gpt2demo.errors import ExportError
 from gpt2demo.generate import Generation
 from gpt2demo.interfaces import Engine, SamplingContext
 from gpt2demo.model import GPT2
+from gpt2demo.streaming import NoText
 
 GREEDY, SAMPLED = 200, 64
 BORDER = 1e-3
@@ -28,18 +29,6 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 Options = Sequence[tuple[str, Mapping[str, Any]]]
 """A sampler chain: each sampler's name and options."""
-
-
-class Mute:
-    """A tokenizer for a generation of which only the ids count: no text, and no id that ends it."""
-
-    lossless = False
-    vocab_size = 10**9  # as many as the model has
-    eos_id = None
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Nothing."""
-        return ""
 
 
 class Watched(TorchEngine):
@@ -53,7 +42,7 @@ class Watched(TorchEngine):
 
 def greedy(engine: Engine, prompt: Ids, count: int) -> Generation:
     """A finished greedy generation of `count` ids."""
-    generation = Generation(engine, Mute(), prompt.tolist(), GenerateConfig(max_new_tokens=count, temperature=0))  # type: ignore[arg-type]  # Mute is as much of a tokenizer as this needs
+    generation = Generation(engine, NoText(), prompt.tolist(), GenerateConfig(max_new_tokens=count, temperature=0))
     for _ in generation:
         pass
     return generation

@@ -77,19 +77,19 @@ class ExportTab:
                 yield "\n".join(lines), gr.skip(), gr.skip()
 
 
-def _dtypes(format: str) -> tuple[str, ...]:  # noqa: A002
+def _dtypes(exporter: str) -> tuple[str, ...]:
     """The number formats of an exporter."""
-    return plugins.exporters()[format].dtypes
+    return plugins.exporters()[exporter].dtypes
 
 
-def _summary(format: str) -> str:  # noqa: A002
+def _summary(exporter: str) -> str:
     """What an exporter says of itself."""
-    return plugins.exporters()[format].summary
+    return plugins.exporters()[exporter].summary
 
 
-def _chosen(format: str) -> tuple[Any, Any]:  # noqa: A002
+def _chosen(exporter: str) -> tuple[Any, Any]:
     """What the choice of a format changes: what is said of it, and the number formats that it has."""
-    return gr.Dropdown(info=_summary(format)), gr.Dropdown(list(_dtypes(format)), value=_dtypes(format)[0])
+    return gr.Dropdown(info=_summary(exporter)), gr.Dropdown(list(_dtypes(exporter)), value=_dtypes(exporter)[0])
 
 
 def reported(work: Callable[[Callable[[str], None]], Path], finally_: Callable[[], None]) -> Iterator[str | Path]:
