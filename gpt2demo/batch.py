@@ -179,6 +179,9 @@ class Batch:
         rows: the texts to write, at least one.
         config: the same for all of them.
         samplers: the chain.
+
+    Attributes:
+        running: the numbers of the rows that have not ended.
     """
 
     def __init__(
@@ -203,6 +206,7 @@ class Batch:
         self._chains = [(self._chain(samplers, group[0]), group) for group in _groups(self._starts, samplers)]
         engine.reset()
         self._uniforms = Uniforms(rows[0].seed)
+        self.running = self._not_ended()
         self._inside = self._sampling_engine(engine, config.chain, samplers)
 
     def _sampling_engine(self, engine: Engine, specs: Sequence[str], samplers: Sequence[Sampler]) -> SamplingEngine | None:
@@ -220,9 +224,7 @@ class Batch:
         row = self._rows[number]
         return Chain(samplers, row.seed, len(row.prompt), keep=self._noting)
 
-    @property
-    def running(self) -> list[int]:
-        """The rows that have not ended."""
+    def _not_ended(self) -> list[int]:
         return [number for number, row in enumerate(self._rows) if row.reason is None]
 
     def step(self) -> list[str]:
@@ -232,28 +234,32 @@ class Batch:
         if self._end == self._ids.shape[1]:
             self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)], axis=1)
         if self._inside:
-            self._draw_inside(self._inside, running)
+            self._draw_inside(self._inside)
         else:
-            logits = self._engine.feed(*self._unread(running))[:, : self._vocab_size]
+            logits = self._engine.feed(*self._unread())[:, : self._vocab_size]
             for chain, group in self._chains:
-                self._draw(chain, [number for number in group if number in running], logits)
+                self._draw(chain, group, logits)
         self._end += 1
         seconds = time.perf_counter() - start
         pieces = [""] * len(self._rows)
         for number in running:
-            pieces[number] = self._rows[number].take(int(self._ids[number, self._end - 1]), seconds)
+            row = self._rows[number]
+            pieces[number] = row.take(self._ids.item(number, self._end - 1), seconds)
+            if row.reason is not None:
+                self.running = self._not_ended()
         return pieces
 
-    def _draw_inside(self, engine: SamplingEngine, running: list[int]) -> None:
+    def _draw_inside(self, engine: SamplingEngine) -> None:
         """Draw for all rows in the engine, by the samplers in its graph, and write the ids behind their texts."""
-        ids, *padding = self._unread(running)
+        ids, *padding = self._unread()
         text = _selected(self._ids, self._fed)[:, self._starts[0] : self._end]
         rows = [self._rows[number] for number in self._fed]
         numbers = self._uniforms.at(text.shape[1], [row.row for row in rows])
         self._write(self._fed, engine.draw(ids, numbers, text, len(rows[0].prompt), *padding))
 
-    def _draw(self, chain: Chain, numbers: list[int], logits: Floats) -> None:
-        """Draw for rows of one group, and write the ids behind their texts."""
+    def _draw(self, chain: Chain, group: list[int], logits: Floats) -> None:
+        """Draw for those rows of a group that have not ended, and write the ids behind their texts."""
+        numbers = [number for number in group if number in self.running]
         if not numbers:
             return
         texts = _selected(self._ids, numbers)[:, self._starts[numbers[0]] : self._end]
@@ -271,11 +277,11 @@ class Batch:
         else:
             self._ids[numbers, self._end] = ids
 
-    def _unread(self, running: list[int]) -> tuple[Ids, Ids] | tuple[Ids]:
+    def _unread(self) -> tuple[Ids, Ids] | tuple[Ids]:
         """What the engine has to read before the next draw."""
         if 0 < self._engine.length < self._engine.n_positions:
             return (_selected(self._ids, self._fed)[:, self._end - 1 : self._end],)
-        self._fed = running
+        self._fed = self.running
         return self._reread()
 
     def _reread(self) -> tuple[Ids, Ids] | tuple[Ids]:

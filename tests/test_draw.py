@@ -131,8 +131,8 @@ def test_the_probabilities_are_added_up_in_float64() -> None:
     logits = torch.tensor([[0.0, -25 * math.log(2)]])
     share = logits.softmax(-1).double()[0]
     edge = float(share[0] / share.sum())
-    assert inverse(logits, torch.tensor([edge * (1 - 1e-9)], dtype=torch.float64)).tolist() == [0]
-    assert inverse(logits, torch.tensor([edge * (1 + 1e-9)], dtype=torch.float64)).tolist() == [1]
+    assert inverse(logits, torch.tensor([[edge * (1 - 1e-9)]], dtype=torch.float64)).item() == 0
+    assert inverse(logits, torch.tensor([[edge * (1 + 1e-9)]], dtype=torch.float64)).item() == 1
 
 
 class Wide:

@@ -97,7 +97,8 @@ def test_every_sampler_of_the_chain_is_explained() -> None:
                 probabilities.topk(len(stage.top)).values.tolist(), abs=1e-6
             )
         assert token.uniform == uniforms(3, 2 + step, [0])[0]
-        assert token.id == generation.ids[step] == int(drawing.inverse(expected[-1], torch.tensor([token.uniform])))
+        uniform = torch.tensor([[token.uniform]], dtype=torch.float64)
+        assert token.id == generation.ids[step] == drawing.inverse(expected[-1], uniform).item()
     assert [stage.remaining for stage in generation.explanations[0].stages[:3]] == [256, 256, 20]
 
 

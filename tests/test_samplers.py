@@ -95,3 +95,20 @@ def test_a_large_vocabulary_can_be_traced_too(spec: str, tmp_path: Path) -> None
     run = onnx_graph(plugins.create_sampler(spec), tmp_path / "sampler.onnx", width=WIDE)
     logits = torch.randn(2, WIDE, generator=torch.Generator().manual_seed(5)) * 3
     assert same_choice(run(logits, torch.zeros(2, 9, dtype=torch.int64)), apply(spec, logits))
+
+
+@pytest.mark.parametrize("width", [40, 5000])
+def test_what_logits_remember_of_their_order_changes_nothing(width: int) -> None:
+    """top-k leaves the order behind for top-p; a copy of its result has forgotten it. With ties, and with less left than k."""
+    logits = torch.randn(6, width, generator=torch.Generator().manual_seed(0)).mul(4).round() / 2
+    logits[0, 3:] = -torch.inf
+    context = SamplingContext(torch.zeros(6, 4, dtype=torch.int64), 2)
+    pairs = [
+        ("top-k:k=20", "top-p:p=0.7"),
+        ("top-p:p=0.9", "top-k:k=5"),
+        ("top-p:p=0.9", "top-p:p=0.5"),
+        ("top-k:k=9", "top-k:k=3"),
+    ]
+    for first, then in (map(plugins.create_sampler, pair) for pair in pairs):
+        chosen = first(logits, context)
+        assert torch.equal(then(chosen, context), then(chosen.clone(), context))

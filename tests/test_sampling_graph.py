@@ -7,19 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from pydantic import Field
 from test_onnx import save_checkpoint, some_ids
 
 from gpt2demo import plugins
-from gpt2demo.config import ModelConfig, parse_spec
+from gpt2demo.config import ModelConfig
 from gpt2demo.drawing import inverse
 from gpt2demo.engines.exported import check_export
-from gpt2demo.engines.onnx import OnnxEngine
+from gpt2demo.engines.onnx import TYPES, OnnxEngine, limited
 from gpt2demo.errors import CheckpointError, ExportError, SettingError
 from gpt2demo.export import certificate, continuations, export_model, sampling
 from gpt2demo.export.quantization import BLOCKS, quantize
@@ -62,36 +65,37 @@ def test_what_is_drawn_inside_is_what_the_samplers_draw_outside(exported: Path, 
     written = json.loads((exported / "gpt2demo.json").read_text())
     assert written["sampled"]["equal_tokens"] == written["sampled"]["tokens"] == 24
     steps = {step["name"]: step for step in written["samplers"]}
-    assert steps["top-p"] == {"name": "top-p", "inputs": {"p": "top-p.p"}, "values": {"p": 0.9}, "fixed": {}}
+    limits = {"p": [pytest.approx(1e-9), None]}
+    assert steps["top-p"] == {"name": "top-p", "inputs": {"p": "top-p.p"}, "limits": limits, "values": {"p": 0.9}, "fixed": {}}
     assert steps["no-repeat-ngram"]["fixed"] == {"size": 3}
 
 
 @pytest.mark.parametrize("spec", [*ALL, STRUCTURAL])
 def test_each_sampler_alone_is_the_same_inside_and_outside(spec: str) -> None:
     """Other numbers than at the export, and thousands of rows, a third of them with something ruled out."""
-    session = session_of(sampling.trace([spec], 40))
-    name, rng = parse_spec(spec)[0], torch.Generator().manual_seed(0)
+    traced = sampling.trace([spec], 40)
+    session, (step,) = session_of(traced), traced.chain
+    rng = torch.Generator().manual_seed(0)
     sampler = plugins.create_sampler(spec)
     logits = torch.randn(3000, 40, generator=rng) * 3
     logits[:1000][torch.rand(1000, 40, generator=rng) < 0.5] = -torch.inf
     logits[:, 7] = 1.0
-    uniform = torch.rand(3000, generator=rng)
+    uniform = torch.rand(3000, 1, generator=rng, dtype=torch.float64)
     text = torch.randint(0, 40, (3000, 9), generator=rng)
     expected = inverse(sampler(logits, SamplingContext(text, 4)), uniform)
     given = {"logits": logits, "uniform": uniform, "text_ids": text, "prompt_length": torch.tensor(4)}
-    numbers = {f"{name}.{field}": np.array(value) for field, value in sampler if isinstance(value, int | float)}
-    wanted = {value.name for value in session.get_inputs()}
-    inputs = {key: value.numpy() for key, value in given.items()} | numbers
+    wanted = {value.name: value for value in session.get_inputs()}
+    inputs = {key: value.numpy() for key, value in given.items()}
+    for field, key in step["inputs"].items():
+        number = limited(getattr(sampler, field), *step["limits"].get(field, (None, None)))
+        inputs[key] = np.full(wanted[key].shape, number, TYPES[wanted[key].type])
     (drawn,) = session.run(None, {key: value for key, value in inputs.items() if key in wanted})
-    same = drawn[:, 0] == expected.numpy()
+    same = drawn == expected.numpy()
     assert same.mean() > 0.999  # on a border between two tokens rounding may take either
 
 
-def session_of(traced: sampling.Traced) -> object:
+def session_of(traced: sampling.Traced) -> onnxruntime.InferenceSession:
     """A traced chain alone in onnxruntime."""
-    import onnx_ir as ir
-    import onnxruntime
-
     model = ir.Model(traced.graph, ir_version=10)
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -137,6 +141,27 @@ def test_a_plugins_sampler_is_traced_like_any_other(registered: dict[str, type[S
     assert written["sampled"]["equal_tokens"] == 24
 
 
+def test_numbers_are_made_ready_before_they_go_in(registered: dict[str, type[Sampler]]) -> None:
+    """Limits and types of a number that is read once leave the graph; one that is read twice stays as it is."""
+
+    class Bounded(Sampler):
+        low: float = Field(1.0, description="never below a half, never above two")
+        other: float = Field(1.0, description="read twice")
+
+        def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+            low: Any = self.low
+            other: Any = self.other
+            return logits * low.clamp(min=0.5, max=2.0) + other.clamp(min=0.25) - other
+
+    registered["bounded"] = Bounded
+    traced = sampling.trace(["bounded"], 8)
+    assert traced.chain[0]["limits"] == {"low": [0.5, 2.0]}
+    kinds = {value.name: value.dtype for value in traced.graph.inputs}
+    assert kinds["bounded.low"] == ir.DataType.FLOAT
+    assert kinds["bounded.other"] == ir.DataType.DOUBLE
+    assert "Clip" not in [node.op_type for node in traced.graph]
+
+
 def test_what_cannot_be_part_of_a_graph_is_named(registered: dict[str, type[Sampler]]) -> None:
     class Moody(Sampler):
         traceable = False
@@ -163,7 +188,7 @@ def test_samplers_that_differ_inside_fail_the_proof(exported: Path, source: Path
     graph = onnx.load(folder / "generate.onnx", load_external_data=False)
     for node in graph.graph.node:
         if node.name.startswith("samplers.") and node.op_type == "TopK":
-            next(attribute for attribute in node.attribute if attribute.name == "largest").i = 0
+            node.attribute.append(onnx.helper.make_attribute("largest", 0))
     forged(folder, graph)
     model = load(source, device="cpu").engine.model  # type: ignore[attr-defined]
     with pytest.raises(ExportError, match=r"generate\.onnx does not draw as the samplers beside PyTorch do: token \d+"):

@@ -22,7 +22,7 @@ from gpt2demo.storage import read_json, sha256
 CERTIFICATE = "gpt2demo.json"
 MODEL = "model.onnx"
 GENERATE = "generate.onnx"
-FORMAT = 2
+FORMAT = 3
 Dtype = Literal["fp32", "fp16", "int8", "int4"]
 
 
@@ -45,7 +45,8 @@ class Exported:
         config: the model's shape.
         dtype: how its weights are stored.
         chain: the samplers inside generate.onnx in order, each with its `name`, its `inputs` (option -> input of the graph) and
-            their `values` at the export, and its `fixed` options (option -> value); None where there is no generate.onnx.
+            their `values` at the export, what these are limited to (`limits`: option -> the least and the largest that go in, or
+            null), and its `fixed` options (option -> value); None where there is no generate.onnx.
     """
 
     folder: Path
@@ -85,7 +86,7 @@ def check_export(folder: Path) -> Exported:
     """
     certificate = read_json(folder / CERTIFICATE)
     if (found := certificate.get("format")) != FORMAT:
-        again = "export the model again" if found == 1 else "use a newer gpt2demo"
+        again = "export the model again" if isinstance(found, int) and found < FORMAT else "use a newer gpt2demo"
         raise CheckpointError(f"{folder}: has export format {found!r}, this program reads {FORMAT}; {again}")
     for name, foreign in ((MODEL, _ANY), (GENERATE, _ELSEWHERE)):
         if name == MODEL or (folder / name).is_file():
@@ -131,7 +132,7 @@ def _chain(folder: Path, certificate: dict[str, Any]) -> list[dict[str, Any]] | 
     if not (folder / GENERATE).is_file():
         return None
     chain = certificate["samplers"]
-    kinds = {"name": str, "inputs": dict, "fixed": dict}
+    kinds = {"name": str, "inputs": dict, "limits": dict, "fixed": dict}
     if not isinstance(chain, list) or not all(isinstance(step.get(key), kind) for step in chain for key, kind in kinds.items()):
         raise TypeError("samplers")
     return chain

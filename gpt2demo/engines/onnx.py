@@ -24,6 +24,7 @@ from gpt2demo.errors import CheckpointError, SettingError
 PROBED = 2**26
 """Models below this size, in bytes, are tried with several numbers of threads; larger ones profit from all cores anyway."""
 PROBES = 12
+TYPES: dict[str, npt.DTypeLike] = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(double)": np.float64}
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -100,7 +101,7 @@ class OnnxEngine:
     def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
         """Read (B, T) further ids; give the logits (B, V) after the last. See `gpt2demo.interfaces.Engine`."""
         ids = self._all_but_last(ids)
-        self._step(self._model, ids, padding)
+        self._model.inputs(self._given(ids, padding))
         self._model.input("num_logits_to_keep", self._one)
         self._model.output("logits", self._logits)
         self._model.run()
@@ -119,7 +120,7 @@ class OnnxEngine:
         """Read (B, T) further ids; give the logits (B, T, V) after every one of them; of padding they mean nothing."""
         if self._one_by_one(ids):
             return np.stack([self.feed(column[:, None]).copy() for column in ids.T], axis=1)
-        self._step(self._model, ids, padding)
+        self._model.inputs(self._given(ids, padding))
         result = np.empty((*ids.shape, self.vocab_size), np.float32)
         self._model.input("num_logits_to_keep", self._all)
         self._model.output("logits", result)
@@ -146,19 +147,19 @@ class OnnxEngine:
         if self._generate is None:
             session, _ = open_session(self.exported.folder / GENERATE, self._asked, self.exported.dtype, self.threads)
             self._generate = Binding(session)
-            self._inputs = {value.name for value in session.get_inputs()}
+            self._inputs = {value.name: value for value in session.get_inputs()}
             self._rows = 0  # its buffers are bound at the next step
         for step, (_, options) in zip(self.exported.chain or [], chain, strict=True):
             for option, name in step["inputs"].items():
-                number = options[option]
-                self._generate.input(name, np.array(number, np.int64 if isinstance(number, int) else np.float64))
+                number = limited(options[option], *step["limits"].get(option, (None, None)))
+                self._generate.input(name, np.full(self._inputs[name].shape, number, TYPES[self._inputs[name].type]))
 
     def draw(self, ids: Ids, uniform: Sequence[float], text: Ids, prompt_length: int, padding: Ids | None = None) -> Ids:
         """Read (B, T) further ids, run the samplers and draw: (B,) ids. See `gpt2demo.interfaces.SamplingEngine`."""
         ids = self._all_but_last(ids)
         assert self._generate is not None  # set_options comes first
-        self._step(self._generate, ids, padding)
-        self._uniform[:] = uniform
+        self._generate.inputs(self._given(ids, padding))
+        self._uniform[:, 0] = uniform
         self._generate.input("uniform", self._uniform)
         if "text_ids" in self._inputs:
             self._generate.input("text_ids", np.ascontiguousarray(text))
@@ -172,8 +173,8 @@ class OnnxEngine:
 
     # ------------------------------------------------------------------------------------------ buffers
 
-    def _step(self, graph: Binding, ids: Ids, padding: Ids | None) -> None:
-        """Bind what every step has: new ids, their positions, and which of all positions are no padding."""
+    def _given(self, ids: Ids, padding: Ids | None) -> dict[str, npt.NDArray[Any]]:
+        """What every step reads: new ids, their positions, and which of all positions are no padding."""
         check_feed(ids, self)
         rows, count = ids.shape
         start, end = self._length, self._length + count
@@ -181,17 +182,13 @@ class OnnxEngine:
             self._begin(rows, padding)
         elif rows != self._rows:
             raise SettingError(f"{rows} rows: the cache holds {self._rows}; reset the engine first")
-        if count == 1:
-            self._new_ids[:] = ids
-            self._new_positions[:] = start
-            ids, positions = self._new_ids, self._new_positions
-        else:
-            ids, positions = np.ascontiguousarray(ids), np.tile(np.arange(start, end), (rows, 1))
-        if self._padding is not None:
-            positions = np.maximum(positions - self._padding, 0)
-        graph.input("input_ids", ids)
-        graph.input("position_ids", positions)
-        graph.input("attention_mask", self._mask(end))
+        self._mask[:, start:end] = self._text[:, start:end]
+        if start and count == 1:  # in arrays that are bound already
+            self._new_ids[...] = ids
+            self._new_positions[...] = self._positions[:, start:end]
+            return self._single
+        arrays = {"input_ids": ids, "position_ids": self._positions[:, start:end], "attention_mask": self._mask[:, :end]}
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     def _one_by_one(self, ids: Ids) -> bool:
         """Whether ids must be read singly: behind a cache, onnxruntime's attention takes several at a time of one row only."""
@@ -205,22 +202,22 @@ class OnnxEngine:
             self.feed(column[:, None])
         return ids[:, -1:]
 
-    def _mask(self, end: int) -> Ids:
-        """(B, end): 1 for a token, 0 for padding."""
-        if self._padding is None:
-            return self._ones[: self._rows * end].reshape(self._rows, end)
-        return (np.arange(end) >= self._padding).astype(np.int64)
-
     def _begin(self, rows: int, padding: Ids | None) -> None:
         """Start a new batch; where it has as many rows as the last one, in the same memory."""
-        self._padding = None if padding is None or not padding.any() else padding.reshape(rows, 1)
-        if rows == self._rows:
-            return
+        if rows != self._rows:
+            self._allocate(rows)
+        place = np.arange(self.n_positions) - (np.zeros((rows, 1), np.int64) if padding is None else padding.reshape(rows, 1))
+        self._positions, self._text = np.maximum(place, 0), (place >= 0).astype(np.int64)  # (B, n_positions)
+        self._mask[:] = 0
+
+    def _allocate(self, rows: int) -> None:
+        """Take the memory that a batch needs, and bind it."""
         self._rows = rows
         self._one, self._all = np.array([1]), np.array([0])
-        self._ones = np.ones(rows * self.n_positions, np.int64)
         self._new_ids, self._new_positions = np.empty((rows, 1), np.int64), np.empty((rows, 1), np.int64)
-        self._next, self._uniform = np.empty((rows, 1), np.int64), np.empty(rows, np.float32)
+        self._mask = np.zeros((rows, self.n_positions), np.int64)  # 1 for a token, 0 for padding and for what is to come
+        self._single = {"input_ids": self._new_ids, "position_ids": self._new_positions, "attention_mask": self._mask}
+        self._next, self._uniform = np.empty((rows, 1), np.int64), np.empty((rows, 1))
         self._logits = np.empty((rows, 1, self.vocab_size), np.float32)
         shape = (rows, self.config.n_head, self.n_positions, head_dim(self.config))
         dtype = np.float16 if self.exported.dtype == "fp16" else np.float32
@@ -229,6 +226,12 @@ class OnnxEngine:
             cache = buffer(shape, dtype, self._device)
             for graph in filter(None, (self._model, self._generate)):
                 graph.shared(source, target, cache)
+
+
+def limited(number: float, low: float | None, high: float | None) -> float:
+    """A number within limits, of which there may be none."""
+    number = number if low is None else max(low, number)
+    return number if high is None else min(high, number)
 
 
 def _check_graph(session: Any, exported: Exported) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,14 @@ class Binding:
         self._session = session
         self._binding = session.io_binding()
         self._held: dict[str, Any] = {}  # also keeps the memory alive that onnxruntime has only the address of
+        self._inputs: Mapping[str, npt.NDArray[Any]] = {}
+
+    def inputs(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Read inputs from arrays from now on. The same mapping as last time is taken to have the same arrays."""
+        if values is not self._inputs:
+            self._inputs = values
+            for name, value in values.items():
+                self.input(name, value)
 
     def input(self, name: str, value: npt.NDArray[Any]) -> None:
         """Read an input from an array from now on, in C order."""

@@ -137,8 +137,8 @@ def sampled_outside(engine: Engine, chain: Options, prompt: Ids, count: int, voc
         logits = torch.from_numpy(engine.feed(new)[:, :vocab_size])
         for sampler in samplers:
             logits = sampler(logits, SamplingContext(torch.from_numpy(text), prompt.shape[1]))
-        uniform = torch.tensor(uniforms(0, position, [0]), dtype=torch.float64) + shift
-        new = inverse(logits, uniform.clamp(0, 1 - 1e-9))[:, None].numpy()
+        uniform = torch.tensor([uniforms(0, position, [0])], dtype=torch.float64) + shift
+        new = inverse(logits, uniform.clamp(0, 1 - 1e-9)).numpy()
         text = np.concatenate([text, new], axis=1)
     drawn: list[int] = text[0, prompt.shape[1] :].tolist()
     return drawn

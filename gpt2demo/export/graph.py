@@ -79,7 +79,7 @@ class Writer(Tape):
             self._stored[name] = self.initializer(ir.tensor(np.asarray(found, order="C"), name=name))
         return self._stored[name]
 
-    def number(self, value: float | Sequence[int], dtype: npt.DTypeLike = np.int64) -> ir.Value:
+    def number(self, value: float | Sequence[float], dtype: npt.DTypeLike = np.int64) -> ir.Value:
         """A constant."""
         array = np.array(value, dtype)
         return self.stored(f"constant_{array.dtype}_{'_'.join(map(str, array.reshape(-1)))}_{array.ndim}", array)
@@ -120,9 +120,10 @@ def decoder(w: Writer, ids: ir.Value, mask: ir.Value, positions: ir.Value) -> tu
     Returns:
         The last layer norm's result (B, T, C); the inputs and the outputs of the cache, keys and values by turns.
     """
-    total = w.op("Cast", [w.op("Shape", [mask], {"start": 1, "end": 2})], {"to": ir.DataType.INT32.value})  # (1,): S
-    rows = w.op("Shape", [mask], {"start": 0, "end": 1})  # (1,): B
-    newest = w.op("Expand", [w.op("Sub", [total, w.number([1], np.int32)]), rows])  # (B,): S - 1
+    int32 = {"to": ir.DataType.INT32.value}
+    total = w.op("Cast", [w.op("Shape", [mask], {"start": 1, "end": 2})], int32)  # (1,): S
+    last = w.op("ArgMax", [mask], {"axis": 1, "keepdims": 0, "select_last_index": 1})
+    newest = w.op("Cast", [last], int32)  # (B,): S - 1, or less where zeros follow
     where = [newest, total, padding_bias(w, mask, ids)]
     past, present = cache_values(w, "past_key_values", "past"), cache_values(w, "present", "present")
     x = w.op("Add", [w.embedding("wte.weight", ids), w.embedding("wpe.weight", positions)])  # (B, T, C), the stream
@@ -139,10 +140,9 @@ def decoder(w: Writer, ids: ir.Value, mask: ir.Value, positions: ir.Value) -> tu
 
 def padding_bias(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
     """(B, 1, T, S): 0 for a token and a large negative number for padding. Not -inf: a softmax over nothing else is NaN."""
-    outside = w.op("Sub", [w.op("Cast", [mask], {"to": data_type(w.dtype).value}), w.number(1, w.dtype)])  # 0 or -1
-    bias = w.op("Unsqueeze", [w.op("Mul", [outside, w.number(1e4, w.dtype)]), w.number([1, 2])])  # (B, 1, 1, S)
-    one, new = w.number([1]), w.op("Shape", [ids], {"start": 1, "end": 2})
-    return w.op("Expand", [bias, w.op("Concat", [one, one, new, one], {"axis": 0})])
+    bias = w.op("Gather", [w.number([-1e4, 0], w.dtype), mask])  # (B, S)
+    new = w.op("Unsqueeze", [ids, w.number([1, 3])])  # (B, 1, T, 1)
+    return w.op("Expand", [w.op("Unsqueeze", [bias, w.number([1, 2])]), w.op("Shape", [new])])
 
 
 def attention(
@@ -190,7 +190,8 @@ def model_graph(config: ModelConfig, weights: Weights) -> ir.Model:
     hidden, past, present = decoder(w, *given)
     keep = w.stored(KEEP, np.array([0], np.int64))
     logits = ir.val("logits", ir.DataType.FLOAT, (*IDS, config.vocab_size))
-    head(w, hidden, w.op("Neg", [keep]), logits)
+    kept = w.op("Slice", [hidden, w.op("Neg", [keep]), w.number([2**62]), w.number([1])])
+    head(w, kept, logits)
     return finished(w, [*given, *past, keep], [logits, *present])
 
 
@@ -206,7 +207,8 @@ def generate_graph(config: ModelConfig, weights: Weights, chain: ir.Graph, vocab
     w = Writer(config, weights)
     given = model_inputs()
     hidden, past, present = decoder(w, *given)
-    logits = w.op("Squeeze", [head(w, hidden, w.number([-1])), w.number([1])])  # (B, V)
+    last = w.op("Gather", [hidden, w.number(-1)], {"axis": 1})  # (B, C)
+    logits = head(w, last)  # (B, V)
     if vocab_size < config.vocab_size:
         logits = w.op("Slice", [logits, w.number([0]), w.number([vocab_size]), w.number([1])])
     ir.convenience.replace_all_uses_with(chain.inputs[0], logits)
@@ -220,9 +222,8 @@ def model_inputs() -> list[ir.Value]:
     return [ir.val(name, ir.DataType.INT64, shape) for name, shape in shapes.items()]
 
 
-def head(w: Writer, hidden: ir.Value, start: ir.Value, logits: ir.Value | None = None) -> ir.Value:
-    """Logits (B, T', V) in float32 of the positions from `start` on, which counts from the end."""
-    hidden = w.op("Slice", [hidden, start, w.number([2**62]), w.number([1])])
+def head(w: Writer, hidden: ir.Value, logits: ir.Value | None = None) -> ir.Value:
+    """Logits in float32: (..., C) -> (..., V)."""
     if w.dtype == np.float32:
         return w.linear("wte", hidden, output=logits)
     return w.op("Cast", [w.linear("wte", hidden)], {"to": ir.DataType.FLOAT.value}, output=logits)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 FOLDER = Path(__file__).resolve().parent
+KINDS = {"tensor(int64)": np.int64, "tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -30,12 +31,16 @@ def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
     tokenizer, stream = Tokenizer.from_file(str(FOLDER / "tokenizer.json")), DecodeStream(skip_special_tokens=False)
     session = onnxruntime.InferenceSession(FOLDER / "generate.onnx", providers=["CPUExecutionProvider"])
     random = np.random.default_rng(int(options["seed"]) if "seed" in options else None)
-    types = {value.name: np.int64 if value.type == "tensor(int64)" else np.float64 for value in session.get_inputs()}
-    numbers = {label: step["values"][field] for step in samplers for field, label in step["inputs"].items()} | options
-    chosen = {label: np.array(number, types[label]) for label, number in numbers.items() if label in types}
+    types = {value.name: (value.shape, KINDS[value.type]) for value in session.get_inputs()}
+    chosen = {}
+    for step in samplers:
+        for field, label in step["inputs"].items():
+            low, high = step["limits"].get(field, (None, None))
+            number = options.get(label, step["values"][field])
+            number = number if low is None else max(low, number)
+            chosen[label] = np.full(types[label][0], number if high is None else min(high, number), types[label][1])
 
-    kind = np.float16 if about["dtype"] == "fp16" else np.float32
-    empty = np.zeros((1, shape["n_head"], 0, about["head_dim"]), kind)
+    empty = np.zeros((1, shape["n_head"], 0, about["head_dim"]), types["past_key_values.0.key"][1])
     cache = {name: empty for name in types if name.startswith("past_key_values")}
     text = tokenizer.encode(prompt or "\n", add_special_tokens=False).ids
     new, start = text[-shape["n_positions"] :], len(text)
@@ -48,7 +53,7 @@ def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
             "input_ids": np.array([new]),
             "attention_mask": np.ones((1, known + len(new)), np.int64),
             "position_ids": np.arange(known, known + len(new))[None],
-            "uniform": random.random(1, np.float32),
+            "uniform": random.random((1, 1)),
             "text_ids": np.array([text]),
             "prompt_length": np.array(start),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from gpt2demo import plugins
 from gpt2demo.config import parse_spec
 from gpt2demo.drawing import inverse
 from gpt2demo.errors import SettingError
+from gpt2demo.export.numbers import Limits, prepare
 from gpt2demo.export.quiet import quiet
 from gpt2demo.interfaces import Sampler, SamplingContext
 
@@ -31,13 +32,12 @@ class Chain(nn.Module):
         self._numbers = numbers
 
     def forward(self, logits: Tensor, uniform: Tensor, ids: Tensor, prompt_length: Tensor, values: list[Tensor]) -> Tensor:
-        """(B, V) logits, (B,) uniform numbers, (B, S) text so far, options -> (B, 1) next ids."""
+        """(B, V) logits, (B, 1) uniform numbers, (B, S) text so far, options -> (B, 1) next ids."""
         for place, sampler in enumerate(self._samplers):
             changed = {field: value for (owner, field), value in zip(self._numbers, values, strict=True) if owner == place}
             context = SamplingContext(ids, prompt_length)  # type: ignore[arg-type]  # here it is an input like the others
             logits = sampler.model_copy(update=changed)(logits, context)
-        next_ids: Tensor = inverse(logits, uniform).unsqueeze(-1)
-        return next_ids
+        return inverse(logits, uniform)
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,9 @@ def trace(specs: Sequence[str], vocab_size: int) -> Traced:
     if graph is None:
         raise SettingError(f"samplers {', '.join(names)}: cannot be traced together")
     labels = dict(zip(numbers, _labels(numbers, names), strict=True))
-    return Traced(
-        graph,
-        [_described(place, name, sampler, labels) for place, (name, sampler) in enumerate(zip(names, samplers, strict=True))],
-    )
+    limits = {value.name: prepare(graph, value) for value in graph.inputs if value.name in labels.values()}
+    every = enumerate(zip(names, samplers, strict=True))
+    return Traced(graph, [_described(place, name, sampler, labels, limits) for place, (name, sampler) in every])
 
 
 def _free_numbers(samplers: Sequence[Sampler], names: Sequence[str], place: int, vocab_size: int) -> list[Number]:
@@ -103,18 +102,22 @@ def _labels(numbers: Sequence[Number], names: Sequence[str]) -> list[str]:
     ]
 
 
-def _described(place: int, name: str, sampler: Sampler, labels: dict[Number, str]) -> dict[str, Any]:
+def _described(
+    place: int, name: str, sampler: Sampler, labels: dict[Number, str], limits: Mapping[str | None, Limits]
+) -> dict[str, Any]:
     """One sampler for the certificate."""
     inputs = {field: label for (owner, field), label in labels.items() if owner == place}
+    bounds = {field: limits[label] for field, label in inputs.items() if limits[label] != [None, None]}
     values, fixed = ({field: value for field, value in sampler if (field in inputs) == free} for free in (True, False))
-    return {"name": name, "inputs": inputs, "values": values, "fixed": fixed}
+    return {"name": name, "inputs": inputs, "limits": bounds, "values": values, "fixed": fixed}
 
 
 def _trace(samplers: Sequence[Sampler], numbers: Sequence[Number], names: Sequence[str], vocab_size: int) -> ir.Graph | None:
     """The graph, or None when torch cannot trace it."""
     values = [getattr(samplers[place], field) for place, field in numbers]
     tensors = [torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64) for value in values]
-    example = (torch.zeros(2, vocab_size), torch.zeros(2), torch.zeros(2, 7, dtype=torch.int64), torch.tensor(3), tensors)
+    logits, uniform, ids = torch.zeros(2, vocab_size), torch.zeros(2, 1).double(), torch.zeros(2, 7).long()
+    example = (logits, uniform, ids, torch.tensor(3), tensors)
     rows = {0: "batch_size"}
     try:
         with quiet(), torch.no_grad():

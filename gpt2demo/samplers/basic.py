@@ -8,12 +8,13 @@ from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.samplers.numbers import at_least, at_most, is_traced
-from gpt2demo.samplers.ranking import largest
+from gpt2demo.samplers.ranking import backwards, largest, only
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST = 1e-38  # below it a float32 has no full precision, and then none at all
+SMALLEST_P = 1e-9  # added up in float64 the whole is 1 within less than this: the most likely token stays
 
 
 class Temperature(Sampler):
@@ -44,7 +45,7 @@ class TopK(Sampler):
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Exactly k entries survive, also with ties; fewer where fewer were left."""
         values, ids = largest(logits, at_most(logits.shape[-1], self.k))
-        return logits.new_full(logits.shape, float("-inf")).scatter(-1, ids, values)
+        return only(logits, values, ids)
 
 
 class TopP(Sampler):
@@ -55,6 +56,6 @@ class TopP(Sampler):
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """The most likely token always survives; among equal ones at the border those with the lowest ids do."""
         values, ids = largest(logits)
-        not_above = values.flip(-1).softmax(dim=-1).cumsum(dim=-1).flip(-1)  # probability of a token and all below it
-        kept = values.masked_fill(not_above <= 1 - self.p, float("-inf"))
-        return logits.scatter(-1, ids[:, 1:], kept[:, 1:])
+        not_above = backwards(values.double().softmax(dim=-1))  # (B, n), the probability of a token and all below it
+        kept = values.masked_fill(not_above <= 1 - at_least(SMALLEST_P, self.p), float("-inf"))
+        return only(logits, kept, ids)
