@@ -202,6 +202,7 @@ class Batch:
         for row, start, ids in zip(rows, self._starts, self._ids, strict=True):
             ids[start : self._end] = row.prompt
         self._fed: list[int] = []  # the rows in the engine
+        self._streams: list[int] = []  # and the numbers of their streams
         self._noting = config.explain or config.logprobs is not None
         self._chains = [(self._chain(samplers, group[0]), group) for group in _groups(self._starts, samplers)]
         engine.reset()
@@ -253,9 +254,8 @@ class Batch:
         """Draw for all rows in the engine, by the samplers in its graph, and write the ids behind their texts."""
         ids, *padding = self._unread()
         text = _selected(self._ids, self._fed)[:, self._starts[0] : self._end]
-        rows = [self._rows[number] for number in self._fed]
-        numbers = self._uniforms.at(text.shape[1], [row.row for row in rows])
-        self._write(self._fed, engine.draw(ids, numbers, text, len(rows[0].prompt), *padding))
+        numbers = self._uniforms.at(text.shape[1], self._streams)
+        self._write(self._fed, engine.draw(ids, numbers, text, len(self._rows[0].prompt), *padding))
 
     def _draw(self, chain: Chain, group: list[int], logits: Floats) -> None:
         """Draw for those rows of a group that have not ended, and write the ids behind their texts."""
@@ -282,6 +282,7 @@ class Batch:
         if 0 < self._engine.length < self._engine.n_positions:
             return (_selected(self._ids, self._fed)[:, self._end - 1 : self._end],)
         self._fed = self.running
+        self._streams = [self._rows[number].row for number in self._fed]
         return self._reread()
 
     def _reread(self) -> tuple[Ids, Ids] | tuple[Ids]:

@@ -157,7 +157,8 @@ class Chain:
             self._contexts = self._contexts or [SamplingContext(text, self._prompt_length) for _ in self._samplers]
             for sampler, context in zip(self._samplers, self._contexts, strict=True):
                 context.ids = text
-                stages.append(checked(sampler, sampler(stages[-1], context), stages[-1]))
+                stages.append(same_shape(sampler, sampler(stages[-1], context), stages[-1]))
+            check(self._samplers, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
             drawn = inverse(stages[-1], torch.tensor(numbers, dtype=torch.float64)[:, None])[:, 0]
             for sampler, context in zip(self._samplers, self._contexts, strict=True):
@@ -165,15 +166,35 @@ class Chain:
             return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep else [])
 
 
-def checked(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
-    """A sampler's result, after making sure that it can be drawn from.
+def same_shape(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
+    """A sampler's result, after making sure of its shape.
 
     Raises:
-        SettingError: wrong shape, NaN or +inf, or nothing left to draw.
+        SettingError: it is not that of the logits before.
     """
-    name = type(sampler).__name__
     if result.shape != before.shape:
-        raise SettingError(f"sampler {name}: gave shape {tuple(result.shape)} for {tuple(before.shape)}")
-    if not all(map(math.isfinite, result.amax(dim=-1).tolist())):  # amax carries NaN and +inf through; all -inf gives -inf
-        raise SettingError(f"sampler {name}: left nothing that can be drawn, or gave NaN")
+        raise SettingError(f"sampler {type(sampler).__name__}: gave shape {tuple(result.shape)} for {tuple(before.shape)}")
     return result
+
+
+def check(samplers: Sequence[Sampler], stages: Sequence[Tensor]) -> None:
+    """Make sure that what a chain gave can be drawn from. Only when it cannot be is it looked into who spoilt it: looking takes time.
+
+    Args:
+        samplers: the chain.
+        stages: logits (B, V) before the first sampler and after each.
+
+    Raises:
+        SettingError: NaN or +inf, or nothing left to draw; names the sampler.
+    """
+    if drawable(stages[-1]):
+        return
+    for sampler, before, after in zip(samplers, stages, stages[1:], strict=False):
+        if drawable(before) and not drawable(after):
+            raise SettingError(f"sampler {type(sampler).__name__}: left nothing that can be drawn, or gave NaN")
+    raise SettingError("the model's logits are NaN or infinite: it is damaged, or was trained until it diverged")
+
+
+def drawable(logits: Tensor) -> bool:
+    """Whether each row has a finite entry, and none that is NaN or +inf."""
+    return all(map(math.isfinite, logits.amax(dim=-1).tolist()))  # amax carries NaN and +inf through; all -inf gives -inf

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from gpt2demo.config import ModelConfig
 
-LARGE = 2**19
-"""Numbers in a matrix from which it is worth the while to share it among threads."""
+PART = 2**15
+"""Numbers of a matrix that are worth a thread's while."""
 
 
 class Cache(Protocol):
@@ -31,8 +31,8 @@ class Cache(Protocol):
     length: int
     """Positions read before this forward pass."""
 
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, H, T, D) keys and values of one layer; give all of them, (B, H, S, D)."""
+    def update(self, layer: int, keys_values: Tensor) -> Tensor:
+        """Append one layer's keys and values, (2, B, H, T, D); give all of them, (2, B, H, S, D)."""
         ...
 
     def advance(self, count: int) -> None:
@@ -54,13 +54,12 @@ class KeyValueCache:
         self._block = like.new_empty(config.n_layer, 2, batch, config.n_head, config.n_positions, head_dim)
         self.length = 0
 
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write behind the positions already there; give views of all of them."""
-        keys, values = self._block[layer]
-        end = self.length + key.shape[2]
-        keys[:, :, self.length : end] = key
-        values[:, :, self.length : end] = value
-        return keys[:, :, :end], values[:, :, :end]
+    def update(self, layer: int, keys_values: Tensor) -> Tensor:
+        """Write behind the positions already there; give a view of all of them."""
+        block = self._block[layer]
+        count = keys_values.shape[3]
+        block.narrow(3, self.length, count).copy_(keys_values)
+        return block.narrow(3, 0, self.length + count)
 
     def advance(self, count: int) -> None:
         """Count the positions of a finished pass."""
@@ -82,9 +81,11 @@ class Attention(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
         heads = linear(x, self.c_attn.weight, self.c_attn.bias).view(B, T, 3, self.n_head, C // self.n_head)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        if cache is not None:
-            key, value = cache.update(self.layer, key, value)  # (B, H, S, D)
+        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        if cache is None:
+            query, key, value = heads
+        else:
+            query, (key, value) = heads[0], cache.update(self.layer, heads[1:])  # (B, H, T, D) and (B, H, S, D) twice
         y = attend(query, key, value, mask, self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)
         return drop(linear(y, self.c_proj.weight, self.c_proj.bias), self.dropout if self.training else 0.0)
@@ -126,15 +127,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (B, T, out).
     """
     rows, columns = weight.shape
-    if x.device.type != "cpu" or torch.is_grad_enabled() or x.numel() > columns or weight.numel() < LARGE:
+    threads = min(torch.get_num_threads(), weight.numel() // PART)
+    if threads < 2 or x.device.type != "cpu" or torch.is_grad_enabled() or x.numel() > columns:
         return F.linear(x, weight, bias)
-    threads = torch.get_num_threads()
-    even = rows - rows % threads
-    parts = weight[:even].view(threads, -1, columns).transpose(1, 2)  # (threads, in, out / threads)
-    y = torch.bmm(x.view(1, 1, columns).expand(threads, 1, columns), parts).view(1, 1, even)
-    if even < rows:
-        y = torch.cat([y, F.linear(x, weight[even:])], dim=-1)
-    return y if bias is None else y + bias
+    if over := rows % threads:
+        parts = linear(x, weight[:-over]), F.linear(x, weight[-over:])
+        return torch.cat(parts, dim=-1) if bias is None else torch.cat(parts, dim=-1) + bias
+    shares = weight.view(threads, -1, columns).transpose(1, 2)  # (threads, in, out / threads)
+    copies = x.expand(threads, 1, columns)
+    y = torch.bmm(copies, shares) if bias is None else torch.baddbmm(bias.view(threads, 1, -1), copies, shares)
+    return y.view(1, 1, rows)
 
 
 def drop(x: Tensor, probability: float) -> Tensor:

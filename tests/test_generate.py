@@ -13,11 +13,12 @@ from conftest import SMALL, decided_model
 
 import gpt2demo
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig
-from gpt2demo.drawing import checked, draw
+from gpt2demo.drawing import Chain, draw
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import PluginError, RunError, SettingError
 from gpt2demo.generate import Generation, Model
 from gpt2demo.interfaces import Sampler, SamplingContext
+from gpt2demo.samplers.basic import TopK
 from gpt2demo.streaming import StopText, StreamDecoder
 from gpt2demo.tokenizers.byte import ByteTokenizer
 
@@ -243,9 +244,16 @@ class Broken(Sampler):
 
 @pytest.mark.parametrize(("value", "complaint"), [(0.0, "gave shape"), (1.0, "NaN")])
 def test_a_sampler_that_misbehaves_is_named(value: float, complaint: str) -> None:
-    logits, sampler = torch.zeros(1, 5), Broken(value=value)
+    """Also in the middle of a chain."""
+    chain = Chain([TopK(k=4), Broken(value=value), TopK(k=3)], seed=0, prompt_length=1)
     with pytest.raises(SettingError, match=f"sampler Broken.*{complaint}"):
-        checked(sampler, sampler(logits, SamplingContext(torch.zeros(1, 1, dtype=torch.int64), 1)), logits)
+        chain.draw(np.zeros((1, 5), np.float32), np.zeros((1, 1), np.int64), [0])
+
+
+def test_logits_that_are_no_numbers_are_the_models_fault() -> None:
+    chain = Chain([TopK(k=4)], seed=0, prompt_length=1)
+    with pytest.raises(SettingError, match="the model's logits are NaN"):
+        chain.draw(np.full((1, 5), np.nan, np.float32), np.zeros((1, 1), np.int64), [0])
 
 
 def test_the_draw_follows_the_distribution_and_never_takes_what_is_ruled_out() -> None:

@@ -11,7 +11,7 @@ from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
 from gpt2demo.model import GPT2, KeyValueCache
 
-LITTLE = 20_000_000
+LITTLE = 2_500_000
 """Parameters times positions up to which a pass is faster on one thread of a CPU."""
 
 
