@@ -259,11 +259,12 @@ class Batch:
 
     def _draw(self, chain: Chain, group: list[int], logits: Floats) -> None:
         """Draw for those rows of a group that have not ended, and write the ids behind their texts."""
-        numbers = [number for number in group if number in self.running]
+        every = len(self.running) == len(self._rows)
+        numbers = group if every else [number for number in group if number in self.running]
         if not numbers:
             return
         texts = _selected(self._ids, numbers)[:, self._starts[numbers[0]] : self._end]
-        places = [self._fed.index(number) for number in numbers]
+        places = numbers if every else [self._fed.index(number) for number in numbers]
         drawn = chain.draw(_selected(logits, places), texts, [self._rows[number].row for number in numbers])
         self._write(numbers, drawn.ids)
         if self._noting:

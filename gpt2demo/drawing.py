@@ -178,7 +178,7 @@ def same_shape(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
 
 
 def check(samplers: Sequence[Sampler], stages: Sequence[Tensor]) -> None:
-    """Make sure that what a chain gave can be drawn from. Only when it cannot be is it looked into who spoilt it: looking takes time.
+    """Make sure that what a chain gave can be drawn from. Only when it cannot, look for the sampler that spoilt it.
 
     Args:
         samplers: the chain.

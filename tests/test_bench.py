@@ -18,7 +18,7 @@ def test_everybody_writes_the_same_greedy_text(tmp_path: Path) -> None:
     config = BenchConfig.create(shape="nano", dtypes=("fp32",), prompt_tokens=4, new_tokens=5, rounds=2, peers=("transformers",))
     lines: list[str] = []
     rows = {row["name"]: row for row in bench_generate(config, tmp_path, lines.append)}
-    assert list(rows) == ["torch fp32", "onnx fp32", "torch fp32 + samplers", "onnx fp32 + samplers", "transformers fp32"]
+    assert list(rows) == ["torch fp32", "torch fp32 + samplers", "onnx fp32", "onnx fp32 + samplers", "transformers fp32"]
     assert all(rows[name]["same_ids"] for name in ("torch fp32", "onnx fp32"))
     assert rows["transformers fp32"]["times_transformers_fp32"] == 1.0
     assert all(row["slowest"] <= row["tokens_per_second"] <= row["fastest"] and row["megabytes"] > 10 for row in rows.values())
@@ -37,7 +37,15 @@ def test_ratios_are_taken_within_a_round() -> None:
     ours, theirs = bench.rows([memory, fast, slow])
     assert (ours["times_transformers_fp32"], theirs["times_transformers_fp32"]) == (2.0, 1.0)
     assert (ours["tokens_per_second"], ours["slowest"], ours["fastest"]) == (4, 2, 4)
+    assert (ours["samplers_cost_percent"], theirs["samplers_cost_percent"]) == (None, None)
     assert ours["of_memory_bandwidth"] == 0.5  # a gigabyte at 8 GB/s takes an eighth of a second; it took a quarter
+
+
+def test_samplers_are_compared_with_the_same_engine_without_them() -> None:
+    memory = Contestant("memory", [], answers=[{"seconds": 8e9}] * 3)
+    plain = Contestant("onnx fp32", [], answers=answers(0.25, 0.5, 0.25))
+    sampled = Contestant("onnx fp32 + samplers", [], answers=answers(0.5, 0.625, 0.3125))
+    assert bench.rows([memory, plain, sampled])[1]["samplers_cost_percent"] == 25.0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from gpt2demo.tokenizers.byte import ByteTokenizer
 from gpt2demo.weights import save
 
 STANDARD = ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9")
+PAUSE = 0.2
+"""Seconds before each turn: the threads of the one before wait actively for a while, on cores that the next one needs."""
+SAMPLED = " + samplers"
 PEERS = ("transformers", "genai", "llama.cpp")
 Answer = dict[str, Any]
 
@@ -78,6 +82,7 @@ def bench_generate(config: BenchConfig, folder: Path, report: Callable[[str], No
         for number in range(config.rounds + 1):
             report(f"round {number} of {config.rounds}" if number else "warming up")
             for contestant, ask in asks:
+                time.sleep(PAUSE)
                 answer = ask({"prompts": prompts, "count": config.new_tokens})
                 if number:  # the first round is for the caches
                     contestant.answers.append(answer)
@@ -96,10 +101,11 @@ def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Calla
     worker = [sys.executable, "-m", "gpt2demo.bench.worker"]
     size = 4 * shape.n_parameters
     found = [Contestant("memory", [*worker, "memory", ""])]
-    for chain, suffix in (((), ""), (STANDARD, " + samplers")):
-        found.append(Contestant(f"torch fp32{suffix}", [*worker, "torch", str(checkpoint), *chain], size))
-        for dtype, path in exports.items():
-            found.append(Contestant(f"onnx {dtype}{suffix}", [*worker, "onnx", str(path), *chain], sizes[dtype]))
+    engines = [("torch fp32", ["torch", str(checkpoint)], size)]
+    engines += [(f"onnx {dtype}", ["onnx", str(path)], sizes[dtype]) for dtype, path in exports.items()]
+    for name, arguments, weights in engines:  # with and without samplers one after the other: that is compared
+        found.append(Contestant(name, [*worker, *arguments], weights))
+        found.append(Contestant(name + SAMPLED, [*worker, *arguments, *STANDARD], weights))
     return found + [one for spec in config.peers for one in peers(spec, checkpoint, exports, folder)]
 
 
@@ -184,15 +190,20 @@ def rows(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
     memory, *programs = contestants
     speeds = [answer["seconds"] for answer in memory.answers]  # bytes a second
     base = next((one for one in programs if one.name.startswith("transformers")), programs[0])
-    found = [row(one, base, speeds) for one in programs]
+    greedy = {one.name: one for one in programs}
+    found = [row(one, base, greedy[one.name.removesuffix(SAMPLED)], speeds) for one in programs]
     return [{**one, "machine_gb_per_second": median(speeds) / 1e9} for one in found]
 
 
-def row(one: Contestant, base: Contestant, speeds: Sequence[float]) -> dict[str, Any]:
-    """What is told of one contestant."""
+def ratio(one: Contestant, other: Contestant) -> float:
+    """How many times as long a step of one takes as that of another: the median over the rounds."""
+    return median(a / b for a, b in zip(one.seconds_per_step, other.seconds_per_step, strict=True))
+
+
+def row(one: Contestant, base: Contestant, greedy: Contestant, speeds: Sequence[float]) -> dict[str, Any]:
+    """What is told of one contestant; `greedy` is the same without samplers."""
     times = one.seconds_per_step
     rates = [len(answer["ids"]) / seconds for answer, seconds in zip(one.answers, times, strict=True)]
-    ratios = [other / own for own, other in zip(times, base.seconds_per_step, strict=True)]
     limits = [one.bytes / speed / seconds for speed, seconds in zip(speeds, times, strict=True)]
     return {
         "name": one.name,
@@ -202,7 +213,8 @@ def row(one: Contestant, base: Contestant, speeds: Sequence[float]) -> dict[str,
         "microseconds_per_step": round(median(times) * 1e6),
         "first_token_ms": round(median(answer["first"] for answer in one.answers) * 1e3, 1),
         "megabytes": round(one.answers[-1]["megabytes"]),
-        f"times_{base.name.replace(' ', '_')}": round(median(ratios), 2),
+        f"times_{base.name.replace(' ', '_')}": round(ratio(base, one), 2),
+        "samplers_cost_percent": None if one is greedy else round(100 * (ratio(one, greedy) - 1), 1),
         "of_memory_bandwidth": round(median(limits), 3) if one.bytes else None,
         "same_ids": one.answers[-1]["ids"] == base.answers[-1]["ids"],
     }
