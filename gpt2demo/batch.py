@@ -252,10 +252,11 @@ class Batch:
 
     def _draw_inside(self, engine: SamplingEngine) -> None:
         """Draw for all rows in the engine, by the samplers in its graph, and write the ids behind their texts."""
-        ids, *padding = self._unread()
-        text = _selected(self._ids, self._fed)[:, self._starts[0] : self._end]
-        numbers = self._uniforms.at(text.shape[1], self._streams)
-        self._write(self._fed, engine.draw(ids, numbers, text, len(self._rows[0].prompt), *padding))
+        ids, padding = self._unread()
+        start = self._starts[0]
+        text = _selected(self._ids, self._fed)[:, start : self._end]
+        numbers = self._uniforms.at(self._end - start, self._streams)
+        self._write(self._fed, engine.draw(ids, numbers, text, len(self._rows[0].prompt), padding))
 
     def _draw(self, chain: Chain, group: list[int], logits: Floats) -> None:
         """Draw for those rows of a group that have not ended, and write the ids behind their texts."""
@@ -278,15 +279,15 @@ class Batch:
         else:
             self._ids[numbers, self._end] = ids
 
-    def _unread(self) -> tuple[Ids, Ids] | tuple[Ids]:
+    def _unread(self) -> tuple[Ids, Ids | None]:
         """What the engine has to read before the next draw."""
         if 0 < self._engine.length < self._engine.n_positions:
-            return (_selected(self._ids, self._fed)[:, self._end - 1 : self._end],)
+            return _selected(self._ids, self._fed)[:, self._end - 1 : self._end], None
         self._fed = self.running
         self._streams = [self._rows[number].row for number in self._fed]
         return self._reread()
 
-    def _reread(self) -> tuple[Ids, Ids] | tuple[Ids]:
+    def _reread(self) -> tuple[Ids, Ids | None]:
         """What an empty engine has to read: each row's window, with padding where they differ in length.
 
         The longest window decides when all positions are taken. Then a row whose own window has taken them goes on with its newer
@@ -299,7 +300,7 @@ class Batch:
         self._engine.reset()
         windows = np.array([self._windows[number] for number in self._fed])
         ids, padding = self._ids[self._fed, windows.min() : self._end], windows - windows.min()
-        return (ids, padding) if padding.any() else (ids,)
+        return ids, padding if padding.any() else None
 
 
 def _groups(starts: list[int], samplers: Sequence[Sampler]) -> list[list[int]]:

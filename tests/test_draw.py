@@ -144,7 +144,7 @@ class Wide:
     def reset(self) -> None:
         self.length = 0
 
-    def feed(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
         self.length += ids.shape[1]
         return np.arange(300, dtype=np.float32)[None] / 10
 

@@ -31,7 +31,7 @@ class Steady:
     def reset(self) -> None:
         self.length = 0
 
-    def feed(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
         self.length += ids.shape[1]
         return self.given
 

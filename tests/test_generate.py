@@ -43,7 +43,7 @@ class Script:
     def reset(self) -> None:
         self.length = 0
 
-    def feed(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
         self.fed.append(ids[0].tolist())
         self.length += ids.shape[1]
         logits = np.zeros((1, 256), np.float32)

@@ -148,6 +148,7 @@ class OnnxEngine:
             session, _ = open_session(self.exported.folder / GENERATE, self._asked, self.exported.dtype, self.threads)
             self._generate = Binding(session)
             self._inputs = {value.name: value for value in session.get_inputs()}
+            self._looks_back, self._knows_prompt = "text_ids" in self._inputs, "prompt_length" in self._inputs
             self._rows = 0  # its buffers are bound at the next step
         for step, (_, options) in zip(self.exported.chain or [], chain, strict=True):
             for option, name in step["inputs"].items():
@@ -160,12 +161,10 @@ class OnnxEngine:
         assert self._generate is not None  # set_options comes first
         self._generate.inputs(self._given(ids, padding))
         self._uniform[:, 0] = uniform
-        self._generate.input("uniform", self._uniform)
-        if "text_ids" in self._inputs:
+        if self._looks_back:
             self._generate.input("text_ids", np.ascontiguousarray(text))
-        if "prompt_length" in self._inputs:
+        if self._knows_prompt:
             self._generate.input("prompt_length", np.array(prompt_length))
-        self._generate.output("next_ids", self._next)
         self._generate.run()
         self._length += ids.shape[1]
         drawn: Ids = self._next[:, 0]
@@ -226,6 +225,9 @@ class OnnxEngine:
             cache = buffer(shape, dtype, self._device)
             for graph in filter(None, (self._model, self._generate)):
                 graph.shared(source, target, cache)
+        if self._generate:
+            self._generate.input("uniform", self._uniform)
+            self._generate.output("next_ids", self._next)
 
 
 def limited(number: float, low: float | None, high: float | None) -> float:

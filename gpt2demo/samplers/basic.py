@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST = 1e-38  # below it a float32 has no full precision, and then none at all
-SMALLEST_P = 1e-9  # added up in float64 the whole is 1 within less than this: the most likely token stays
+SMALLEST_P = 1e-4  # the whole of float32 probabilities is 1 within less than this: the most likely token stays
 
 
 class Temperature(Sampler):
@@ -54,8 +54,11 @@ class TopP(Sampler):
     p: float = Field(0.95, gt=0, le=1, description="how much probability may be drawn from")
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
-        """The most likely token always survives; among equal ones at the border those with the lowest ids do."""
+        """The most likely token always survives; among equal ones at the border those with the lowest ids do.
+
+        A p below 0.0001 counts as that: it makes a difference only where more than ten thousand tokens are equally likely.
+        """
         values, ids = largest(logits)
-        not_above = backwards(values.double().softmax(dim=-1))  # (B, n), the probability of a token and all below it
+        not_above = backwards(values.softmax(dim=-1).double())  # (B, n), the probability of a token and all below it
         kept = values.masked_fill(not_above <= 1 - at_least(SMALLEST_P, self.p), float("-inf"))
         return only(logits, kept, ids)
