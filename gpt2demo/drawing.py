@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.samplers.basic import SMALLEST, Temperature
+from gpt2demo.samplers.ranking import SMALL, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,9 +82,18 @@ def inverse(logits: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         (B, 1) int64.
     """
+    known = ranking(logits)
+    if known is None or logits.shape[-1] <= SMALL:
+        return passed(logits.softmax(dim=-1), uniform)
+    ids, order = known.ids.sort(dim=-1)  # of a large vocabulary only those that are left need to be added up
+    return ids.gather(-1, passed(known.values.gather(-1, order).softmax(dim=-1), uniform))
+
+
+def passed(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The places at which sums of (B, n) probabilities pass numbers (B, 1) float64: (B, 1) int64."""
     import torch
 
-    cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)  # (B, V)
+    cumulative = probabilities.double().cumsum(dim=-1)
     mark = uniform * cumulative[:, -1:]  # (B, 1)
     if torch.compiler.is_compiling():  # ONNX knows no binary search
         return (cumulative > mark).int().argmax(dim=-1, keepdim=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt2demo import plugins
+from gpt2demo.drawing import inverse
 from gpt2demo.interfaces import SamplingContext
 from gpt2demo.samplers import ranking
 from gpt2demo.samplers.ranking import largest
@@ -112,3 +113,30 @@ def test_what_logits_remember_of_their_order_changes_nothing(width: int) -> None
     for first, then in (map(plugins.create_sampler, pair) for pair in pairs):
         chosen = first(logits, context)
         assert torch.equal(then(chosen, context), then(chosen.clone(), context))
+
+
+@pytest.mark.parametrize("p", [1e-7, 0.1, 0.9, 0.999, 1.0])
+def test_what_top_p_need_not_sort_it_would_have_ruled_out(p: float) -> None:
+    """Against transformers' way, in float64: sharp and flat rows of a large vocabulary in one batch, ties, little left."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(5, WIDE, generator=generator) * torch.tensor([[8.0], [2.0], [0.01], [3.0], [1.0]])
+    logits[3] = logits[3].round()
+    logits[4, 7:] = -INF
+    ranked, ids = logits.double().sort(dim=-1, descending=True, stable=True)
+    not_above = ranked.softmax(dim=-1).flip(-1).cumsum(dim=-1).flip(-1)
+    gone = not_above <= 1 - p
+    gone[:, 0] = False
+    near = ((not_above - (1 - p)).abs() < 1e-5).scatter(-1, ids, (not_above - (1 - p)).abs() < 1e-5)
+    expected = torch.zeros_like(gone).scatter(-1, ids, ~gone) & logits.isfinite()
+    found = apply(f"top-p:p={p}", logits)
+    assert torch.equal(found.isfinite() | near, expected | near)
+    assert torch.equal(found[found.isfinite()], logits[found.isfinite()])
+
+
+@pytest.mark.parametrize("spec", ["top-k:k=40", "top-p:p=0.8"])
+def test_of_a_large_vocabulary_only_what_is_left_is_added_up(spec: str) -> None:
+    """The same tokens are drawn when the logits have forgotten their order, and all are added up."""
+    logits = apply(spec, torch.randn(400, WIDE, generator=torch.Generator().manual_seed(6)) * 3)
+    uniform = torch.rand(400, 1, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    assert ranking.ranking(logits) is not None
+    assert torch.equal(inverse(logits, uniform), inverse(logits.clone(), uniform))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.samplers.numbers import at_least, at_most, is_traced
-from gpt2demo.samplers.ranking import backwards, largest, only
+from gpt2demo.samplers.ranking import backwards, largest, only, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,21 @@ class TopP(Sampler):
 
         A p below 0.0001 counts as that: it makes a difference only where more than ten thousand tokens are equally likely.
         """
-        values, ids = largest(logits)
-        not_above = backwards(values.softmax(dim=-1).double())  # (B, n), the probability of a token and all below it
+        values, ids, not_above = self._ranked(logits)
         kept = values.masked_fill(not_above <= 1 - at_least(SMALLEST_P, self.p), float("-inf"))
         return only(logits, kept, ids)
+
+    def _ranked(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits in descending order (B, n), their ids, and the probability of each token and all below it.
+
+        What is not above (1 - p) / V in probability has together at most 1 - p and is ruled out: it need not be sorted. Of
+        GPT-2's 50,257 tokens a few hundred are left, and sorting them all would take longer than the model.
+        """
+        if known := ranking(logits):
+            return known.values, known.ids, backwards(known.values.softmax(dim=-1).double())
+        probabilities = logits.softmax(dim=-1)  # (B, V)
+        likely = probabilities > (1 - at_least(SMALLEST_P, self.p)) / logits.shape[-1]
+        values, ids = largest(logits, likely.float().sum(dim=-1).amax(dim=0).long())
+        above = probabilities.masked_fill(~likely, 0.0)
+        rest = (probabilities - above).double().sum(dim=-1, keepdim=True)  # (B, 1)
+        return values, ids, backwards(above.gather(-1, ids).double()) + rest

@@ -26,26 +26,31 @@ class Ranking(NamedTuple):
     nothing: Tensor
 
 
+def ranking(logits: Tensor) -> Ranking | None:
+    """What logits remember of their order; None where they come from a sampler that does not sort."""
+    known: Ranking | None = getattr(logits, RANKING, None)
+    return known
+
+
 def largest(values: Tensor, count: Any = None) -> tuple[Tensor, Tensor]:
     """The largest values of each row with their ids, in descending order; among equal ones the lowest id comes first.
 
     Args:
         values: (B, V) float32, -inf for what is ruled out.
-        count: how many, or a tensor of it in a traced graph; left out, at least all that are not -inf.
+        count: how many, a number or a tensor of it; left out, at least all that are not -inf.
 
     Returns:
         (B, count) float32 and (B, count) int64.
     """
     import torch
 
-    known: Ranking | None = getattr(values, RANKING, None)
-    if known and not isinstance(count, torch.Tensor):
-        return known.values[:, :count], known.ids[:, :count]
     if torch.compiler.is_compiling():
         return _traced(values, (values > float("-inf")).float().sum(dim=-1).amax(dim=0).long() if count is None else count)
+    if known := ranking(values):
+        return known.values[:, :count], known.ids[:, :count]
     if values.shape[-1] > SMALL:
-        searched = _search(values, count or int((values > float("-inf")).sum(dim=-1).max()))
-        if searched:
+        wanted = int((values > float("-inf")).sum(dim=-1).max()) if count is None else int(count)
+        if wanted * 8 < values.shape[-1] and (searched := _search(values, wanted)):
             return searched
     ranked, ids = values.sort(dim=-1, descending=True, stable=True)  # (B, V)
     return ranked[:, :count], ids[:, :count]
@@ -62,7 +67,7 @@ def only(logits: Tensor, values: Tensor, ids: Tensor) -> Tensor:
     Returns:
         (B, V) float32. They remember the order for `largest`.
     """
-    known: Ranking | None = getattr(logits, RANKING, None)
+    known = ranking(logits)
     nothing = known.nothing if known else logits.clamp(max=float("-inf"))
     rest = nothing.scatter(-1, ids, values)
     setattr(rest, RANKING, Ranking(values, ids, nothing))
