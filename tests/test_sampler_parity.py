@@ -67,15 +67,23 @@ def test_equal_to_transformers(pair):
         logits = random_logits(generator)
         u = float(torch.rand((), generator=generator, dtype=torch.float64).clamp(1e-6, 1 - 1e-6))
         ids = torch.randint(logits.shape[1], (logits.shape[0], 1 + int(u * 7919) % 40), generator=generator)
-        # In float64, as transformers divides logits before their common part is taken away, and float32 shows that.
-        exact = logits.double() if pair.name == "temperature" else logits.clone()
-        expected = pair.processor(u)(ids, exact)
+        expected = pair.processor(u)(ids, logits.clone())
         if expected.isnan().any() or (expected == INF).any() or (expected == -INF).all(-1).any():
             continue  # nothing that could be drawn from
         result = plugins.create_sampler(pair.spec(u))(logits, SamplingContext(ids, prompt_length=1))
         same_up_to_ties(pair, result, expected)
         compared += 1
     assert compared > CASES * 0.6
+
+
+def test_a_penalty_behind_a_temperature_is_equal_too() -> None:
+    """It asks for the sign of a logit: what stands before it may not shift them."""
+    generator = torch.Generator().manual_seed(1)
+    logits, ids = torch.randn(8, 50, generator=generator) * 3, torch.randint(50, (8, 20), generator=generator)
+    expected = theirs.RepetitionPenaltyLogitsProcessor(1.3)(ids, theirs.TemperatureLogitsWarper(0.7)(ids, logits.clone()))
+    for spec in ("temperature:value=0.7", "repetition-penalty:penalty=1.3"):
+        logits = plugins.create_sampler(spec)(logits, SamplingContext(ids, prompt_length=1))
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=0)
 
 
 def same_up_to_ties(pair: Case, result: torch.Tensor, expected: torch.Tensor) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.samplers.numbers import at_least, at_most, is_traced
+from gpt2demo.samplers.numbers import LARGEST, at_least, at_most, is_traced
 from gpt2demo.samplers.ranking import backwards, largest, only, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SMALLEST = 1e-38  # below it a float32 has no full precision, and then none at all
+SMALLEST = 1e-20  # from here on no logit below 3e18 overflows; below, the best token is taken
 SMALLEST_P = 1e-4  # the whole of float32 probabilities is 1 within less than this: the most likely token stays
 
 
@@ -25,13 +25,15 @@ class Temperature(Sampler):
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Scaled logits; at 0 everything but the first maximum is -inf.
 
-        Inside a graph 0 is the smallest number instead, where several equal maxima survive.
+        Inside a graph 0 is a very small number instead, where several equal maxima survive.
         """
         if not is_traced(self.value) and self.value < SMALLEST:
             best = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             return logits.new_full(logits.shape, float("-inf")).scatter(-1, best, 0.0)
-        # Shifted so that the best logit is 0: a tiny temperature then overflows to -inf and never to inf or NaN.
-        return (logits - logits.amax(dim=-1, keepdim=True)) / at_least(SMALLEST, self.value)
+        scaled = logits / at_least(SMALLEST, self.value)
+        if is_traced(self.value):  # the logits of a model, which are far from overflowing
+            return scaled
+        return scaled.clamp(-LARGEST, LARGEST).where(logits.isfinite(), logits)
 
 
 class TopK(Sampler):

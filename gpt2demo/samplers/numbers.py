@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+LARGEST = 3.4028234663852886e38  # of float32
 Number = TypeVar("Number", int, float)
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
+from gpt2demo.samplers.numbers import LARGEST
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LARGEST = 3.4028234663852886e38  # of float32
 
 
 class RepetitionPenalty(Sampler):
