@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.samplers.numbers import LARGEST, at_least, at_most, is_traced
-from gpt2demo.samplers.ranking import backwards, largest, only, ranking
+from gpt2demo.samplers.ranking import SMALL, backwards, largest, only, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +70,12 @@ class TopP(Sampler):
         What is not above (1 - p) / V in probability has together at most 1 - p and is ruled out: it need not be sorted. Of
         GPT-2's 50,257 tokens a few hundred are left, and sorting them all would take longer than the model.
         """
-        if known := ranking(logits):
-            return known.values, known.ids, backwards(known.values.softmax(dim=-1).double())
+        known, width = ranking(logits), logits.shape[-1]
+        if known or width <= SMALL:
+            values, ids = (known.values, known.ids) if known else largest(logits, width)
+            return values, ids, backwards(values.softmax(dim=-1).double())
         probabilities = logits.softmax(dim=-1)  # (B, V)
-        likely = probabilities > (1 - at_least(SMALLEST_P, self.p)) / logits.shape[-1]
+        likely = probabilities > (1 - at_least(SMALLEST_P, self.p)) / width
         values, ids = largest(logits, likely.float().sum(dim=-1).amax(dim=0).long())
         above = probabilities.masked_fill(~likely, 0.0)
         rest = (probabilities - above).double().sum(dim=-1, keepdim=True)  # (B, 1)

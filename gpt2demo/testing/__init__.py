@@ -19,7 +19,7 @@ from gpt2demo import plugins
 pytest.register_assert_rewrite("gpt2demo.testing.samplers", "gpt2demo.testing.tokenizers")
 
 from gpt2demo.testing.samplers import SamplerContract  # noqa: E402  # after the line above, or asserts explain nothing
-from gpt2demo.testing.tokenizers import TokenizerContract  # noqa: E402
+from gpt2demo.testing.tokenizers import TokenizerContract  # noqa: E402  # as above
 
 __all__ = ["SamplerContract", "TokenizerContract", "sampler_tests", "tokenizer_tests"]
 

@@ -197,7 +197,7 @@ def limits(field: FieldInfo) -> tuple[float, float]:
     whole = field.annotation is int
     for bound in field.metadata:
         if isinstance(bound, Ge):
-            low = float(bound.ge)  # type: ignore[arg-type]
+            low = float(bound.ge)  # type: ignore[arg-type]  # a number's bounds are numbers, here and below
         elif isinstance(bound, Gt):
             low = bound.gt + 1 if whole else math.nextafter(bound.gt, INF)  # type: ignore[operator, arg-type]
         elif isinstance(bound, Le):
