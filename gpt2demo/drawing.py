@@ -5,7 +5,6 @@ torch is imported only where a chain really runs: the greedy choice and the numb
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,8 @@ import numpy.typing as npt
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.samplers.basic import SMALLEST, Temperature
-from gpt2demo.samplers.ranking import SMALL, ranking
+from gpt2demo.samplers.numbers import drawable
+from gpt2demo.samplers.ranking import SMALL, by_id, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,22 +82,22 @@ def inverse(logits: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         (B, 1) int64.
     """
-    known = ranking(logits)
-    if known is None or logits.shape[-1] <= SMALL:
-        return passed(logits.softmax(dim=-1), uniform)
-    ids, order = known.ids.sort(dim=-1)  # of a large vocabulary only those that are left need to be added up
-    return ids.gather(-1, passed(known.values.gather(-1, order).softmax(dim=-1), uniform))
+    if logits.shape[-1] <= SMALL:
+        return first_above(logits.double().softmax(dim=-1).cumsum(dim=-1), uniform)
+    if known := ranking(logits):  # of a large vocabulary only those that are left need to be added up
+        values, ids = by_id(known)
+        return ids.gather(-1, first_above(values.double().softmax(dim=-1).cumsum(dim=-1), uniform))
+    cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)  # so many are rounded less exactly: their sum is not quite 1
+    return first_above(cumulative, uniform * cumulative[:, -1:])
 
 
-def passed(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The places at which sums of (B, n) probabilities pass numbers (B, 1) float64: (B, 1) int64."""
+def first_above(sums: Tensor, marks: Tensor) -> Tensor:
+    """The places at which ascending rows (B, n) pass numbers (B, 1): (B, 1) int64."""
     import torch
 
-    cumulative = probabilities.double().cumsum(dim=-1)
-    mark = uniform * cumulative[:, -1:]  # (B, 1)
     if torch.compiler.is_compiling():  # ONNX knows no binary search
-        return (cumulative > mark).int().argmax(dim=-1, keepdim=True)
-    return torch.searchsorted(cumulative, mark, right=True)
+        return (sums > marks).int().argmax(dim=-1, keepdim=True)
+    return torch.searchsorted(sums, marks, right=True)
 
 
 class Drawn(NamedTuple):
@@ -170,7 +170,7 @@ class Chain:
                 stages.append(same_shape(sampler, sampler(stages[-1], context), stages[-1]))
             check(self._samplers, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
-            drawn = inverse(stages[-1], torch.tensor(numbers, dtype=torch.float64)[:, None])[:, 0]
+            drawn = inverse(stages[-1], torch.from_numpy(np.array(numbers)[:, None]))[:, 0]
             for sampler, context in zip(self._samplers, self._contexts, strict=True):
                 sampler.observe(drawn, context)
             return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep else [])
@@ -203,8 +203,3 @@ def check(samplers: Sequence[Sampler], stages: Sequence[Tensor]) -> None:
         if drawable(before) and not drawable(after):
             raise SettingError(f"sampler {type(sampler).__name__}: left nothing that can be drawn, or gave NaN")
     raise SettingError("the model's logits are NaN or infinite: it is damaged, or was trained until it diverged")
-
-
-def drawable(logits: Tensor) -> bool:
-    """Whether each row has a finite entry, and none that is NaN or +inf."""
-    return all(map(math.isfinite, logits.amax(dim=-1).tolist()))  # amax carries NaN and +inf through; all -inf gives -inf

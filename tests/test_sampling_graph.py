@@ -188,7 +188,7 @@ def test_samplers_that_differ_inside_fail_the_proof(exported: Path, source: Path
     graph = onnx.load(folder / "generate.onnx", load_external_data=False)
     for node in graph.graph.node:
         if node.name.startswith("samplers.") and node.op_type == "TopK":
-            node.attribute.append(onnx.helper.make_attribute("largest", 0))
+            next(attribute for attribute in node.attribute if attribute.name == "largest").i = 0
     forged(folder, graph)
     model = load(source, device="cpu").engine.model  # type: ignore[attr-defined]
     with pytest.raises(ExportError, match=r"generate\.onnx does not draw as the samplers beside PyTorch do: token \d+"):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.samplers.numbers import LARGEST, at_least, at_most, is_traced
-from gpt2demo.samplers.ranking import SMALL, backwards, largest, only, ranking
+from gpt2demo.samplers.numbers import LARGEST, at_least, at_most, drawable, is_traced
+from gpt2demo.samplers.ranking import SMALL, Ranking, largest, only, ranking, sums_before
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST = 1e-20  # from here on no logit below 3e18 overflows; below, the best token is taken
-SMALLEST_P = 1e-4  # the whole of float32 probabilities is 1 within less than this: the most likely token stays
+SMALLEST_P = 1e-4  # float32 probabilities are right within less than this: of equally likely ones not all are ruled out
 
 
 class Temperature(Sampler):
@@ -27,11 +27,13 @@ class Temperature(Sampler):
 
         Inside a graph 0 is a very small number instead, where several equal maxima survive.
         """
+        import torch
+
         if not is_traced(self.value) and self.value < SMALLEST:
             best = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             return logits.new_full(logits.shape, float("-inf")).scatter(-1, best, 0.0)
         scaled = logits / at_least(SMALLEST, self.value)
-        if is_traced(self.value):  # the logits of a model, which are far from overflowing
+        if torch.compiler.is_compiling() or self.value >= 1 or drawable(scaled):  # a model's logits are far from overflowing
             return scaled
         return scaled.clamp(-LARGEST, LARGEST).where(logits.isfinite(), logits)
 
@@ -46,8 +48,7 @@ class TopK(Sampler):
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Exactly k entries survive, also with ties; fewer where fewer were left."""
-        values, ids = largest(logits, at_most(logits.shape[-1], self.k))
-        return only(logits, values, ids)
+        return only(logits, largest(logits, at_most(logits.shape[-1], self.k)))
 
 
 class TopP(Sampler):
@@ -60,23 +61,24 @@ class TopP(Sampler):
 
         A p below 0.0001 counts as that: it makes a difference only where more than ten thousand tokens are equally likely.
         """
-        values, ids, not_above = self._ranked(logits)
-        kept = values.masked_fill(not_above <= 1 - at_least(SMALLEST_P, self.p), float("-inf"))
-        return only(logits, kept, ids)
+        if not is_traced(self.p) and self.p == 1:
+            return logits  # also what is too unlikely to change a sum
+        p = at_least(SMALLEST_P, self.p)
+        ranked, probabilities = self._ranked(logits, p)
+        kept = ranked.values.masked_fill(sums_before(probabilities) >= p, float("-inf"))
+        return only(logits, ranked._replace(values=kept))
 
-    def _ranked(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits in descending order (B, n), their ids, and the probability of each token and all below it.
+    def _ranked(self, logits: Tensor, p: float) -> tuple[Ranking, Tensor]:
+        """The tokens that may survive, and their probabilities (B, n) float64.
 
         What is not above (1 - p) / V in probability has together at most 1 - p and is ruled out: it need not be sorted. Of
         GPT-2's 50,257 tokens a few hundred are left, and sorting them all would take longer than the model.
         """
         known, width = ranking(logits), logits.shape[-1]
         if known or width <= SMALL:
-            values, ids = (known.values, known.ids) if known else largest(logits, width)
-            return values, ids, backwards(values.softmax(dim=-1).double())
+            ranked = known or largest(logits, width)
+            return ranked, ranked.values.double().softmax(dim=-1)
         probabilities = logits.softmax(dim=-1)  # (B, V)
-        likely = probabilities > (1 - at_least(SMALLEST_P, self.p)) / width
-        values, ids = largest(logits, likely.float().sum(dim=-1).amax(dim=0).long())
-        above = probabilities.masked_fill(~likely, 0.0)
-        rest = (probabilities - above).double().sum(dim=-1, keepdim=True)  # (B, 1)
-        return values, ids, backwards(above.gather(-1, ids).double()) + rest
+        likely = probabilities > (1 - p) / width
+        ranked = largest(logits, likely.float().sum(dim=-1).amax(dim=0).long())
+        return ranked, probabilities.gather(-1, ranked.ids).double()

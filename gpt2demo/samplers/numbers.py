@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 3.4028234663852886e38  # of float32
 Number = TypeVar("Number", int, float)
@@ -23,3 +27,8 @@ def at_most(limit: Number, option: Number) -> Number:
     """The smaller of the two."""
     clamped: Any = option
     return clamped.clamp(max=limit) if is_traced(option) else min(limit, option)
+
+
+def drawable(logits: Tensor) -> bool:
+    """Whether each row of (B, V) has a finite entry, and none that is NaN or +inf."""
+    return all(map(math.isfinite, logits.amax(dim=-1).tolist()))  # amax carries NaN and +inf through; all -inf gives -inf

@@ -37,10 +37,10 @@ class Typical(Sampler):
         """The most typical token always survives, with all that are equally typical."""
         logarithms = logits.log_softmax(dim=-1)  # (B, V), minus each token's surprise in nats
         typicality = -(logarithms + entropy(logarithms.exp(), logarithms)).abs()  # (B, V), 0 is best
-        ranked, ids = largest(typicality)
-        filled = logits.gather(-1, ids).softmax(dim=-1).cumsum(dim=-1)
-        last = (filled < self.p).sum(dim=-1, keepdim=True).clamp(max=ranked.shape[-1] - 1)  # (B, 1)
-        return logits.masked_fill(typicality < ranked.gather(-1, last), float("-inf"))
+        ranked = largest(typicality)
+        filled = logits.gather(-1, ranked.ids).softmax(dim=-1).cumsum(dim=-1)
+        last = (filled < self.p).sum(dim=-1, keepdim=True).clamp(max=ranked.ids.shape[-1] - 1)  # (B, 1)
+        return logits.masked_fill(typicality < ranked.values.gather(-1, last), float("-inf"))
 
 
 class Epsilon(Sampler):
