@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gpt2demo.engines import check_feed
 from gpt2demo.engines.exported import CERTIFICATE, GENERATE, MODEL, Exported, cache_names, check_export, head_dim
-from gpt2demo.engines.session import Binding, Device, buffer, cpu_threads, open_session
+from gpt2demo.engines.session import Binding, Device, buffer, cpu_threads, expected_provider, open_session
 from gpt2demo.errors import CheckpointError, SettingError
 
 PROBED = 2**26
@@ -53,31 +53,39 @@ class OnnxEngine:
         self.n_positions = self.config.n_positions
         self.vocab_size = self.config.vocab_size
         self._asked = device
-        self._generate: Binding | None = None  # opened when samplers inside the graph are used
+        self._caches: dict[tuple[str, str], Any] = {}
+        self._rows = 0  # there are no buffers yet
+        self._model: Binding | None = None
+        self._generate: Binding | None = None
         self.threads = cores = cpu_threads()
-        self._model = self._open(cores)
-        small = (folder / MODEL).stat().st_size < PROBED and self._device == "cpu"
-        if small and cores > 1:
+        self.provider = expected_provider(device, self.exported.dtype)
+        self.reset()
+        if self.provider != "CPUExecutionProvider":
+            self._reader()  # only a session knows whether it really runs there
+        elif cores > 1 and (folder / MODEL).stat().st_size < PROBED:
             self.threads = self._fastest([cores // 2**halvings for halvings in range(cores.bit_length())])
 
-    def _open(self, threads: int) -> Binding:
-        """model.onnx in a new session, with an empty cache."""
-        session, self.provider = open_session(self.exported.folder / MODEL, self._asked, self.exported.dtype, threads)
-        _check_graph(session, self.exported)
-        self._device = "cuda" if self.provider.startswith("CUDA") else "cpu"
-        self._rows = 0  # no buffers are bound yet
-        self.reset()
-        return Binding(session)
+    def _reader(self) -> Binding:
+        """model.onnx in a session; opened when it is needed, as is generate.onnx: each holds a copy of the weights."""
+        if self._model is None:
+            session, self._model = self._open(MODEL)
+            _check_graph(session, self.exported)
+            self._bind_buffers(self._model)
+        return self._model
+
+    def _open(self, name: str) -> tuple[Any, Binding]:
+        """A graph in a new session."""
+        session, self.provider = open_session(self.exported.folder / name, self._asked, self.exported.dtype, self.threads)
+        return session, Binding(session, self.provider)
 
     def _fastest(self, candidates: list[int]) -> int:
         """Try numbers of threads and keep the fastest: a small model is done before many threads have met."""
         tried = []
         for threads in candidates:
-            self._model = self._open(threads)
-            tried.append((self._seconds_per_step(), threads, self._model))
+            self.threads, self._model = threads, None
+            tried.append((self._seconds_per_step(), threads, self._reader()))
+            self.reset()
         _, threads, self._model = min(tried, key=lambda one: one[0])
-        self._rows = 0
-        self.reset()
         return threads
 
     def _seconds_per_step(self) -> float:
@@ -100,12 +108,15 @@ class OnnxEngine:
 
     def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
         """Read (B, T) further ids; give the logits (B, V) after the last. See `gpt2demo.interfaces.Engine`."""
-        ids = self._all_but_last(ids)
-        self._model.inputs(self._given(ids, padding))
-        self._model.input("num_logits_to_keep", self._one)
-        self._model.output("logits", self._logits)
-        self._model.run()
-        self._length += ids.shape[1]
+        if padding is not None:
+            check_feed(ids, self, padding)
+        model = self._reader()
+        for part in self._parts(ids):
+            model.inputs(self._given(part, padding))
+            model.input("num_logits_to_keep", self._one)
+            model.output("logits", self._logits)
+            model.run()
+            self._length += part.shape[1]
         last: Floats = self._logits[:, 0]
         return last
 
@@ -118,13 +129,14 @@ class OnnxEngine:
 
     def read(self, ids: Ids, padding: Ids | None = None) -> Floats:
         """Read (B, T) further ids; give the logits (B, T, V) after every one of them; of padding they mean nothing."""
-        if self._one_by_one(ids):
-            return np.stack([self.feed(column[:, None]).copy() for column in ids.T], axis=1)
-        self._model.inputs(self._given(ids, padding))
+        if len(parts := self._parts(ids)) > 1:
+            return np.stack([self.feed(part).copy() for part in parts], axis=1)
+        model = self._reader()
+        model.inputs(self._given(ids, padding))
         result = np.empty((*ids.shape, self.vocab_size), np.float32)
-        self._model.input("num_logits_to_keep", self._all)
-        self._model.output("logits", result)
-        self._model.run()
+        model.input("num_logits_to_keep", self._all)
+        model.output("logits", result)
+        model.run()
         self._length += ids.shape[1]
         return result
 
@@ -145,11 +157,10 @@ class OnnxEngine:
     def set_options(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Give the samplers inside the graph their numbers; for a chain that `takes` accepts."""
         if self._generate is None:
-            session, _ = open_session(self.exported.folder / GENERATE, self._asked, self.exported.dtype, self.threads)
-            self._generate = Binding(session)
+            session, self._generate = self._open(GENERATE)
             self._inputs = {value.name: value for value in session.get_inputs()}
             self._looks_back, self._knows_prompt = "text_ids" in self._inputs, "prompt_length" in self._inputs
-            self._rows = 0  # its buffers are bound at the next step
+            self._bind_buffers(self._generate)
         for step, (_, options) in zip(self.exported.chain or [], chain, strict=True):
             for option, name in step["inputs"].items():
                 number = limited(options[option], *step["limits"].get(option, (None, None)))
@@ -157,16 +168,18 @@ class OnnxEngine:
 
     def draw(self, ids: Ids, uniform: Sequence[float], text: Ids, prompt_length: int, padding: Ids | None = None) -> Ids:
         """Read (B, T) further ids, run the samplers and draw: (B,) ids. See `gpt2demo.interfaces.SamplingEngine`."""
-        ids = self._all_but_last(ids)
         assert self._generate is not None  # set_options comes first
-        self._generate.inputs(self._given(ids, padding))
-        self._uniform[:, 0] = uniform
         if self._looks_back:
             self._generate.input("text_ids", np.ascontiguousarray(text))
         if self._knows_prompt:
             self._generate.input("prompt_length", np.array(prompt_length))
-        self._generate.run()
-        self._length += ids.shape[1]
+        for part in self._parts(ids):
+            self._generate.inputs(self._given(part, padding))
+            self._generate.input("uniform", self._uniform)
+            self._generate.output("next_ids", self._next)
+            self._uniform[:, 0] = uniform
+            self._generate.run()
+            self._length += part.shape[1]
         drawn: Ids = self._next[:, 0]
         return drawn
 
@@ -189,17 +202,10 @@ class OnnxEngine:
         arrays = {"input_ids": ids, "position_ids": self._positions[:, start:end], "attention_mask": self._mask[:, :end]}
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
-    def _one_by_one(self, ids: Ids) -> bool:
-        """Whether ids must be read singly: behind a cache, onnxruntime's attention takes several at a time of one row only."""
-        return bool(self._length and ids.shape[0] > 1 and ids.shape[1] > 1)
-
-    def _all_but_last(self, ids: Ids) -> Ids:
-        """Where ids must be read singly, read all but the last; give what is left to read."""
-        if not self._one_by_one(ids):
-            return ids
-        for column in ids.T[:-1]:
-            self.feed(column[:, None])
-        return ids[:, -1:]
+    def _parts(self, ids: Ids) -> list[Ids]:
+        """The ids; singly where onnxruntime's attention takes no more: behind a cache of several rows."""
+        singly = self._length and ids.shape[0] > 1 and ids.shape[1] > 1
+        return [column[:, None] for column in ids.T] if singly else [ids]
 
     def _begin(self, rows: int, padding: Ids | None) -> None:
         """Start a new batch; where it has as many rows as the last one, in the same memory."""
@@ -220,14 +226,16 @@ class OnnxEngine:
         self._logits = np.empty((rows, 1, self.vocab_size), np.float32)
         shape = (rows, self.config.n_head, self.n_positions, head_dim(self.config))
         dtype = np.float16 if self.exported.dtype == "fp16" else np.float32
-        past, present = (cache_names(prefix, self.config.n_layer) for prefix in ("past_key_values", "present"))
-        for source, target in zip(past, present, strict=True):
-            cache = buffer(shape, dtype, self._device)
-            for graph in filter(None, (self._model, self._generate)):
-                graph.shared(source, target, cache)
-        if self._generate:
-            self._generate.input("uniform", self._uniform)
-            self._generate.output("next_ids", self._next)
+        device = "cuda" if self.provider.startswith("CUDA") else "cpu"
+        names = zip(*(cache_names(prefix, self.config.n_layer) for prefix in ("past_key_values", "present")), strict=True)
+        self._caches = {pair: buffer(shape, dtype, device) for pair in names}
+        for graph in filter(None, (self._model, self._generate)):
+            self._bind_buffers(graph)
+
+    def _bind_buffers(self, graph: Binding) -> None:
+        """Let a graph read and write the cache, where there is one."""
+        for (source, target), cache in self._caches.items():
+            graph.shared(source, target, cache)
 
 
 def limited(number: float, low: float | None, high: float | None) -> float:

@@ -22,14 +22,20 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 class Binding:
     """A session whose inputs and outputs lie in arrays that stay where they are: a call copies and allocates nothing.
 
+    A GPU cannot read those arrays: onnxruntime copies an input to it when it is bound, and never again, so there all are bound
+    anew before each call.
+
     Args:
         session: an onnxruntime session.
+        provider: the execution provider that it runs on.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, provider: str = "CPUExecutionProvider") -> None:
         self._session = session
         self._binding = session.io_binding()
-        self._held: dict[str, Any] = {}  # also keeps the memory alive that onnxruntime has only the address of
+        self._in_place = provider == "CPUExecutionProvider"
+        self._held: dict[str, Any] = {}  # keeps the memory alive that onnxruntime has only the address of
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._inputs: Mapping[str, npt.NDArray[Any]] = {}
 
     def inputs(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -41,9 +47,9 @@ class Binding:
 
     def input(self, name: str, value: npt.NDArray[Any]) -> None:
         """Read an input from an array from now on, in C order."""
-        if self._held.get(name) is not value:
-            self._held[name] = value
-            self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, address(value))
+        if self._arrays.get(name) is not value:
+            self._arrays[name] = value
+            self._bind(name, value)
 
     def output(self, name: str, value: npt.NDArray[Any]) -> None:
         """Write an output into an array from now on, in C order."""
@@ -59,7 +65,13 @@ class Binding:
 
     def run(self) -> None:
         """Compute."""
+        if not self._in_place:
+            for name, value in self._arrays.items():
+                self._bind(name, value)
         self._session.run_with_iobinding(self._binding)
+
+    def _bind(self, name: str, value: npt.NDArray[Any]) -> None:
+        self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, address(value))
 
 
 def address(array: npt.NDArray[Any]) -> int:
@@ -88,6 +100,20 @@ def cpu_threads() -> int:
     return min(cores, allowed)
 
 
+def expected_provider(device: Device, dtype: str) -> str:
+    """The execution provider that a model should run on, as far as can be seen before trying.
+
+    Raises:
+        SettingError: the device that was asked for cannot be had; says what is missing.
+    """
+    if device == "mps":
+        raise SettingError("device='mps': onnxruntime computes on cpu or cuda; use one of these, or the torch engine")
+    missing = _missing_for_cuda(dtype) if device in ("auto", "cuda") else "not asked for"
+    if device == "cuda" and missing:
+        raise SettingError(f"device='cuda': {missing}; or use --device cpu")
+    return "CPUExecutionProvider" if missing else "CUDAExecutionProvider"
+
+
 def open_session(file: Path, device: Device, dtype: str, threads: int) -> tuple[Any, str]:
     """An onnxruntime session, and the execution provider that it really runs on.
 
@@ -96,24 +122,19 @@ def open_session(file: Path, device: Device, dtype: str, threads: int) -> tuple[
 
     Raises:
         CheckpointError: the file is no ONNX model.
-        SettingError: the device that was asked for cannot be had.
+        SettingError: the device that was asked for cannot be had; says what is missing.
     """
     import onnxruntime
 
-    if device == "mps":
-        raise SettingError("device='mps': onnxruntime computes on cpu or cuda; use one of these, or the torch engine")
-    missing = _missing_for_cuda(dtype) if device in ("auto", "cuda") else "not asked for"
-    if device == "cuda" and missing:
-        raise SettingError(f"device='cuda': {missing}; or use --device cpu")
-    if not missing:
+    providers = [expected_provider(device, dtype), "CPUExecutionProvider"]
+    if providers[0] == "CUDAExecutionProvider":
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; that is said below
             onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    providers = ["CPUExecutionProvider"] if missing else ["CUDAExecutionProvider", "CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(file), options, providers=list(dict.fromkeys(providers)))
     except Exception as error:  # onnxruntime has a class for each kind of complaint, and no common base
         raise CheckpointError(f"{file}: onnxruntime cannot load it ({' '.join(str(error).split())[:200]})") from None
     provider: str = session.get_providers()[0]
