@@ -4,6 +4,9 @@ A graph that an exporter makes of PyTorch code has a few dozen small nodes a lay
 Here a layer has nine nodes, and attention (`GroupQueryAttention`) writes new keys and values into the buffer that it reads from,
 where host and past share one. That it is the same model is not assumed: `certificate.py` proves it for each export.
 
+Padding is hidden in two ways: by a bias, which takes the fewest nodes and which attention on NVIDIA GPUs refuses; in fp16, which is
+for those, by giving each row's attention its own length.
+
 The inputs and outputs have the names and axes that Optimum, onnxruntime-genai and transformers.js look for:
 
 input_ids, position_ids      int64   batch_size, sequence_length
@@ -33,7 +36,9 @@ from gpt2demo.export.quantization import Quantized
 OPSET = 18
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+INT32 = {"to": ir.DataType.INT32.value}
 Weights = Mapping[str, npt.NDArray[Any] | Quantized]
+Where = Sequence[ir.Value | None]
 
 IDS = ("batch_size", "sequence_length")
 MASK = ("batch_size", "past_sequence_length + sequence_length")
@@ -120,11 +125,20 @@ def decoder(w: Writer, ids: ir.Value, mask: ir.Value, positions: ir.Value) -> tu
     Returns:
         The last layer norm's result (B, T, C); the inputs and the outputs of the cache, keys and values by turns.
     """
-    int32 = {"to": ir.DataType.INT32.value}
-    total = w.op("Cast", [w.op("Shape", [mask], {"start": 1, "end": 2})], int32)  # (1,): S
+    total = w.op("Cast", [w.op("Shape", [mask], {"start": 1, "end": 2})], INT32)  # (1,): S
+    if w.dtype == np.float16:
+        place = places(w, mask, ids)
+        ids, positions = (w.op("ScatterElements", [value, place, value], {"axis": 1}) for value in (ids, positions))
+        hidden, past, present = layers(w, ids, positions, [count_minus_one(w, mask), total, None])
+        place = w.op("Unsqueeze", [place, w.number([2])])  # (B, T, 1)
+        return w.op("GatherND", [hidden, place], {"batch_dims": 1}), past, present
     last = w.op("ArgMax", [mask], {"axis": 1, "keepdims": 0, "select_last_index": 1})
-    newest = w.op("Cast", [last], int32)  # (B,): S - 1, or less where zeros follow
-    where = [newest, total, padding_bias(w, mask, ids)]
+    newest = w.op("Cast", [last], INT32)  # (B,): S - 1, or less where zeros follow
+    return layers(w, ids, positions, [newest, total, padding_bias(w, mask, ids)])
+
+
+def layers(w: Writer, ids: ir.Value, positions: ir.Value, where: Where) -> tuple[ir.Value, list[ir.Value], list[ir.Value]]:
+    """Embeddings, all layers and the last layer norm; `where` is for `attention`. Returns what `decoder` does."""
     past, present = cache_values(w, "past_key_values", "past"), cache_values(w, "present", "present")
     x = w.op("Add", [w.embedding("wte.weight", ids), w.embedding("wpe.weight", positions)])  # (B, T, C), the stream
     normed = layer_norm(w, "h.0.ln_1", x)
@@ -138,6 +152,25 @@ def decoder(w: Writer, ids: ir.Value, mask: ir.Value, positions: ir.Value) -> tu
     return normed, past, present
 
 
+def places(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
+    """(B, T) int64: the place of each new column in a row whose text begins at its first place and whose padding follows it.
+
+    onnxruntime's attention on NVIDIA GPUs takes no bias that could hide padding, but rows of different lengths: so padding
+    that is on the left goes to the right before the layers, and back behind them. Places of padding are counted from the end.
+    """
+    count = w.op("Shape", [ids], {"start": 1, "end": 2})  # (1,): T
+    text = w.op("Slice", [mask, w.op("Neg", [count]), w.number([2**62]), w.number([1])])  # (B, T): 1 for a token
+    forwards = w.op("Sub", [w.op("CumSum", [text, w.number(1)]), w.number(1)])
+    padding = w.op("CumSum", [w.op("Sub", [w.number(1), text]), w.number(1)], {"reverse": 1})
+    return w.op("Where", [w.op("Cast", [text], {"to": ir.DataType.BOOL.value}), forwards, w.op("Neg", [padding])])
+
+
+def count_minus_one(w: Writer, mask: ir.Value) -> ir.Value:
+    """(B,) int32: the tokens of each row so far but one; 0 where there is none yet."""
+    count = w.op("ReduceSum", [mask, w.number([1])], {"keepdims": 0})
+    return w.op("Cast", [w.op("Sub", [w.op("Max", [count, w.number(1)]), w.number(1)])], INT32)
+
+
 def padding_bias(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
     """(B, 1, T, S): 0 for a token and a large negative number for padding. Not -inf: a softmax over nothing else is NaN."""
     bias = w.op("Gather", [w.number([-1e4, 0], w.dtype), mask])  # (B, S)
@@ -145,15 +178,16 @@ def padding_bias(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
     return w.op("Expand", [w.op("Unsqueeze", [bias, w.number([1, 2])]), w.op("Shape", [new])])
 
 
-def attention(
-    w: Writer, name: str, x: ir.Value, past: Sequence[ir.Value], where: Sequence[ir.Value], present: Sequence[ir.Value]
-) -> ir.Value:
-    """Causal attention over cache and new positions: (B, T, C) -> (B, T, C). Query, key and value go in as one tensor."""
+def attention(w: Writer, name: str, x: ir.Value, past: Sequence[ir.Value], where: Where, present: Sequence[ir.Value]) -> ir.Value:
+    """Causal attention over cache and new positions: (B, T, C) -> (B, T, C). Query, key and value go in as one tensor.
+
+    `where`: each row's tokens so far but one (B,), S (1,), both int32; the bias of `padding_bias`, or None.
+    """
     newest, total, bias = where
     scale = (w.config.n_embd // w.config.n_head) ** -0.5  # of the heads as they were trained, see `padded_heads`
     heads = {"num_heads": w.config.n_head, "kv_num_heads": w.config.n_head, "scale": scale}
     qkv = w.linear(f"{name}.attn.c_attn", x, bias=True)  # (B, T, 3C)
-    inputs = [qkv, None, None, *past, newest, total, None, None, None, bias]
+    inputs = [qkv, None, None, *past, newest, total, *([None, None, None, bias] if bias else [])]
     mixed = ir.Value(name=f"{name}.attn.mixed")
     w.op_multi_out("GroupQueryAttention", inputs, heads, outputs=[mixed, *present], domain=MICROSOFT)
     return mixed
