@@ -120,7 +120,10 @@ def _top_k(values: Tensor, count: Tensor, shape: Any, *, largest: int) -> tuple[
 def _search(values: Tensor, count: int) -> Ranking | None:
     """The same without sorting everything, or None where a tie at the border makes it ambiguous."""
     chosen, ids = values.topk(count + 1)
-    if not bool((chosen[:, -2] > chosen[:, -1]).all()):
+    apart = chosen[:, :-1] > chosen[:, 1:]  # (B, count)
+    if apart.all():
+        return Ranking(chosen[:, :count], ids[:, :count])
+    if not apart[:, -1].all():
         return None
     ids = ids[:, :count].sort(dim=-1).values
     ranked, order = values.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
