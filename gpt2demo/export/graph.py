@@ -4,8 +4,8 @@ A graph that an exporter makes of PyTorch code has a few dozen small nodes a lay
 Here a layer has nine nodes, and attention (`GroupQueryAttention`) writes new keys and values into the buffer that it reads from,
 where host and past share one. That it is the same model is not assumed: `certificate.py` proves it for each export.
 
-Padding is hidden in two ways: by a bias, which takes the fewest nodes and which attention on NVIDIA GPUs refuses; in fp16, which is
-for those, by giving each row's attention its own length.
+Padding is hidden in two ways: by a bias, which takes the fewest nodes and which attention on NVIDIA GPUs refuses; in fp16, which
+is for those, by giving each row's attention its own length.
 
 The inputs and outputs have the names and axes that Optimum, onnxruntime-genai and transformers.js look for:
 
