@@ -108,7 +108,7 @@ class OnnxEngine:
 
     def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
         """Read (B, T) further ids; give the logits (B, V) after the last. See `gpt2demo.interfaces.Engine`."""
-        if padding is not None:
+        if padding is not None:  # `read` takes padding that is wider than its first piece
             check_feed(ids, self, padding)
         model = self._reader()
         for part in self._parts(ids):
