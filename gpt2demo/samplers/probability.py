@@ -35,10 +35,10 @@ class Typical(Sampler):
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """The most typical token always survives, with all that are equally typical."""
-        logarithms = logits.log_softmax(dim=-1)  # (B, V), minus each token's surprise in nats
-        typicality = -(logarithms + entropy(logarithms.exp(), logarithms)).abs()  # (B, V), 0 is best
+        logarithms = logits.double().log_softmax(dim=-1)  # (B, V), minus each token's surprise in nats
+        typicality = -(logarithms + entropy(logarithms)).abs()  # (B, V), 0 is best
         ranked = largest(typicality)
-        filled = logits.gather(-1, ranked.ids).softmax(dim=-1).cumsum(dim=-1)
+        filled = logarithms.gather(-1, ranked.ids).softmax(dim=-1).cumsum(dim=-1)
         last = (filled < self.p).sum(dim=-1, keepdim=True).clamp(max=ranked.ids.shape[-1] - 1)  # (B, 1)
         return logits.masked_fill(typicality < ranked.values.gather(-1, last), float("-inf"))
 
@@ -60,7 +60,7 @@ class Eta(Sampler):
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """The most likely tokens always survive."""
-        doubt = entropy(logits.softmax(dim=-1), logits - logits.logsumexp(dim=-1, keepdim=True))  # (B, 1)
+        doubt = entropy(logits.double().log_softmax(dim=-1))  # (B, 1)
         return without_unlikely(logits, (self.cutoff**0.5 * (-doubt).exp()).clamp(max=self.cutoff))
 
 
@@ -70,6 +70,9 @@ def without_unlikely(logits: Tensor, cutoff: Tensor | float) -> Tensor:
     return logits.masked_fill(unlikely, float("-inf"))
 
 
-def entropy(probabilities: Tensor, logarithms: Tensor) -> Tensor:
-    """Of distributions (B, V), in nats: (B, 1). What is ruled out adds nothing, though 0 · -inf is NaN."""
-    return -(probabilities * logarithms).nansum(dim=-1, keepdim=True)
+def entropy(logarithms: Tensor) -> Tensor:
+    """Of distributions given as logarithms of their probabilities, (B, V) float64, in nats: (B, 1).
+
+    What is ruled out adds nothing, though 0 · -inf is NaN. In float32 fifty thousand terms in another order give another sum.
+    """
+    return -(logarithms.exp() * logarithms).nansum(dim=-1, keepdim=True)
