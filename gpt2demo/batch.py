@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gpt2demo.config import GenerateConfig, parse_spec
 from gpt2demo.drawing import Chain, Drawn, Floats, Ids, Uniforms
-from gpt2demo.errors import SettingError
+from gpt2demo.errors import Error, SettingError
 from gpt2demo.explaining import Explanation, TokenLogprob, explanation, token_logprob
 from gpt2demo.interfaces import Decoder, Engine, Sampler, SamplingEngine
 from gpt2demo.streaming import StopText, StreamDecoder
@@ -229,17 +229,18 @@ class Batch:
         return [number for number, row in enumerate(self._rows) if row.reason is None]
 
     def step(self) -> list[str]:
-        """Draw a token for every row that has not ended; give each row's text that may be shown now."""
+        """Draw a token for every row that has not ended; give each row's text that may be shown now.
+
+        Raises:
+            Error: so many texts do not fit into memory.
+        """
         start = time.perf_counter()
         running = self.running
-        if self._end == self._ids.shape[1]:
-            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)], axis=1)
-        if self._inside:
-            self._draw_inside(self._inside)
-        else:
-            logits = self._engine.feed(*self._unread())[:, : self._vocab_size]
-            for chain, group in self._chains:
-                self._draw(chain, group, logits)
+        try:
+            self._draw_all()
+        except MemoryError:
+            texts = f"{len(self._rows)} texts of up to {self._engine.n_positions} positions"
+            raise Error(f"out of memory with {texts} at once; try fewer samples or prompts") from None
         self._end += 1
         seconds = time.perf_counter() - start
         pieces = [""] * len(self._rows)
@@ -249,6 +250,17 @@ class Batch:
             if row.reason is not None:
                 self.running = self._not_ended()
         return pieces
+
+    def _draw_all(self) -> None:
+        """Draw for every row, and write the ids behind the texts."""
+        if self._end == self._ids.shape[1]:
+            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)], axis=1)
+        if self._inside:
+            self._draw_inside(self._inside)
+        else:
+            logits = self._engine.feed(*self._unread())[:, : self._vocab_size]
+            for chain, group in self._chains:
+                self._draw(chain, group, logits)
 
     def _draw_inside(self, engine: SamplingEngine) -> None:
         """Draw for all rows in the engine, by the samplers in its graph, and write the ids behind their texts."""

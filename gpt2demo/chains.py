@@ -15,7 +15,7 @@ FILE = "chains.json"
 
 def chains_file(model: Path) -> Path:
     """Where the chains of a checkpoint's run, or of another model's folder, are."""
-    run = Run(model.parent.parent)
+    run = Run(model.resolve().parent.parent)
     return (run.path if run.exists else model) / FILE
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from gpt2demo import plugins
 from gpt2demo.errors import CheckpointError, TokenizerError, UserError
 from gpt2demo.interfaces import HasTokenizerJson, Tokenizer
-from gpt2demo.storage import read_json, remove_temporaries, sha256, unwritable, write_json
+from gpt2demo.storage import certainly, read_json, remove_temporaries, sha256, unwritable, write_json
 
 FORMAT = 1
 
@@ -132,7 +132,7 @@ def clean(folder: Path) -> None:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder claims to be a checkpoint."""
-    return (path / "manifest.json").is_file() and (path / "model.safetensors").is_file()
+    return certainly((path / "manifest.json").is_file) and certainly((path / "model.safetensors").is_file)
 
 
 def verify(path: Path) -> Checkpoint:

@@ -5,6 +5,7 @@ Results go to stdout, messages to stderr. Heavy rooms are imported inside the co
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import catch_signals, line, print_list, say, show_progress, show_training
+from gpt2demo.terminal import Signals, catch_signals, line, print_list, say, show_progress, show_training
 from gpt2demo.terminal import chat as chat_in_terminal
 
 app = typer.Typer(
@@ -108,6 +109,7 @@ def train(
 ) -> None:
     """Train a new model on your text or an example dataset. Prints the run's folder."""
     from gpt2demo import trainer
+    from gpt2demo.run import runs_dir
     from gpt2demo.verification import check_resume
 
     options = dict(_pair(option) for option in tokenizer_option or [])
@@ -125,8 +127,8 @@ def train(
             check=(lambda made: check_resume(made, say)) if verify_resume else lambda made: None,
             **given,
         )
-        name = _follow(events)
-    _finish(name, signals.exit_code, chat=chat)
+        name = _follow(events, signals)
+    _finish(runs_dir() / name, signals.exit_code, chat=chat)
 
 
 @app.command()
@@ -138,13 +140,15 @@ def resume(
 ) -> None:
     """Continue a run from its newest checkpoint, perhaps to a new length. Prints the run's folder."""
     from gpt2demo import trainer
+    from gpt2demo.run import find_run
 
+    path = find_run(run).path
     with catch_signals() as signals:
-        name = _follow(trainer.resume(run, stop=signals.stop, **settings))
-    _finish(name, signals.exit_code, chat=chat)
+        _follow(trainer.resume(run, stop=signals.stop, **settings), signals)
+    _finish(path, signals.exit_code, chat=chat)
 
 
-def _follow(events: Any) -> str:
+def _follow(events: Any, signals: Signals) -> str:
     """Show a training; give the run's name."""
     name = ""
 
@@ -156,21 +160,20 @@ def _follow(events: Any) -> str:
 
     with show_progress():
         first = next(iterator := noting())
+    signals.training = True
     show_training(event for source in ([first], iterator) for event in source)
     return name
 
 
-def _finish(name: str, exit_code: int, *, chat: bool) -> None:
+def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
     """Print where the run is; go on to a chat, or end as the signal wants it."""
-    from gpt2demo.run import find_run
-
-    print(find_run(name).path)
+    print(path)
     if exit_code:
         raise typer.Exit(exit_code)
     if chat:
         from gpt2demo.generate import load
 
-        chat_in_terminal(load(name), GenerateConfig(stop=("\n",)))
+        chat_in_terminal(load(path.absolute()), GenerateConfig(stop=("\n",)))
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
@@ -221,9 +224,9 @@ def generate(
 
     config = _generate_config(settings)
     loaded = load(model, engine=engine, device=device)
-    print_texts(loaded, prompt or [""], config, as_json=as_json)
     if save_chain:
         keep_chain(loaded.path, save_chain, config)
+    print_texts(loaded, prompt or [""], config, as_json=as_json)
 
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
@@ -379,8 +382,12 @@ def main() -> None:
     """The program: run a command, turn what went wrong into one line and an exit code."""
     debug = "--debug" in sys.argv
     warnings.showwarning = lambda message, *rest: say(f"gpt2demo: warning: {line(str(message))}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal or a file cannot take comes out as "?"
+        sys.stdout.reconfigure(errors="replace")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except (Error, typer.TyperException, typer.Abort, KeyboardInterrupt, BrokenPipeError, Exception) as error:
         if debug:
             raise

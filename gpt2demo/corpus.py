@@ -23,7 +23,7 @@ from gpt2demo.errors import DataError, PluginError, SettingError
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.progress import work
 from gpt2demo.sources import Source, read
-from gpt2demo.storage import new_file
+from gpt2demo.storage import certainly, new_file
 
 OUTPUTS = (".jsonl", ".jsonl.gz")
 FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
@@ -216,7 +216,7 @@ def check_output(path: Path) -> None:
     """
     if not path.name.endswith(OUTPUTS):
         raise SettingError(f"output={str(path)!r}: give a file that ends in {' or '.join(OUTPUTS)}")
-    if path.exists():
+    if certainly(path.exists):
         raise SettingError(f"output={str(path)!r}: is already there; choose another name, or remove it first")
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpt2demo.config import DataConfig
 from gpt2demo.corpus import load
-from gpt2demo.data import load_ids, load_sizes, with_newline
+from gpt2demo.data import encode, load_ids, load_sizes
 from gpt2demo.errors import DataError, RunError, SettingError
 from gpt2demo.generate import Model
 from gpt2demo.interfaces import Engine
@@ -66,12 +66,11 @@ def evaluate(model: Model, places: Sequence[str | Path] = (), config: DataConfig
         SettingError: there are no files, but settings for them.
     """
     if places:
-        texts = list(with_newline(load(places, config=config).documents))
-        ids = np.array([index for text in texts for index in model.tokenizer.encode(text)], dtype=np.int64)
-        return score(model.engine, ids, sum(len(text.encode()) for text in texts))
-    if config and config != DataConfig():
-        raise SettingError(f"{config.model_dump(exclude_defaults=True)}: there is no text to read; name the text files too")
-    run = Run(model.path.parent.parent)
+        return score(model.engine, *encode(load(places, config=config).documents, model.tokenizer))
+    if config and (given := config.model_dump(exclude_defaults=True)):
+        words = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise SettingError(f"{words}: there is no text to read; name the text files too")
+    run = Run(model.path.resolve().parent.parent)
     if not (run.data / "data.json").is_file():
         raise RunError(f"{model.path}: belongs to no run with a validation split; name the text files to evaluate on")
     return score(model.engine, load_ids(run.data, "validation"), load_sizes(run.data)["validation"].bytes)

@@ -125,6 +125,12 @@ class Model:
                 batch.step()
         return rows
 
+    def check(self, config: GenerateConfig) -> None:
+        """Raise what `generate` raises for these settings, whatever the prompt."""
+        for spec in self._configured(config, {}).chain:
+            plugins.create_sampler(spec)
+        ends(self.tokenizer, config.stop_tokens)
+
     def _configured(self, config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
         """The settings with single ones changed, and with the samplers in place of the names of chains."""
         config = config or GenerateConfig()

@@ -185,6 +185,7 @@ class Engine(Protocol):
         Raises:
             SettingError: an id is outside the vocabulary, `length + T` is more than `n_positions`, or the padding is of another
                 shape, out of range, or given when something has been read.
+            MemoryError: so many rows do not fit.
         """
         ...
 

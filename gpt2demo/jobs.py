@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,19 @@ class Job:
         return (marked or lines or ["it printed nothing"])[-1]
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end after the present step. Before there is a run there is nothing to save: end it."""
+        """Ask for a checkpoint and an end after the present step. Before the training there is nothing to save: end it."""
         run = Run(runs_dir() / self.run)
-        if run.exists:
+        if self.status() == "preparing":
+            with suppress(psutil.Error):
+                psutil.Process(self.pid).terminate()
+        elif run.exists:
             run.stop_file.touch()
-        elif self.alive:
-            psutil.Process(self.pid).terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Let a process that has nothing more to do come to its end."""
+        with suppress(psutil.Error):
+            if self.alive and self.status() not in ("preparing", "running"):
+                psutil.Process(self.pid).wait(seconds)
 
 
 def jobs_dir() -> Path:
@@ -135,6 +142,8 @@ def _exclusively() -> Iterator[None]:
     """Hold the jobs' lock, after making sure that nothing is running."""
     jobs_dir().mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(jobs_dir() / "lock", timeout=30):
+        if job := last():
+            job.wait(seconds=20)
         if name := running():
             raise RunError(f"run {name!r} is being trained; stop it first, or wait until it is done")
         yield

@@ -16,6 +16,7 @@ from gpt2demo.config import preset as find_preset
 from gpt2demo.corpus import Corpus, load, train_tokenizer
 from gpt2demo.data import Windows, load_ids, prepare
 from gpt2demo.errors import DataError, SettingError
+from gpt2demo.hardware import torch_device
 from gpt2demo.importing import Start, find_start, write_start
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
@@ -44,10 +45,11 @@ def create_run(
     base = find_preset(preset)
     start = find_start(init_from) if init_from is not None else None
     if start:
-        base = starting_from(start, base, tokenizer or tokenizer_options, settings)
+        wanted = tokenizer or ", ".join(f"option {key}={value}" for key, value in tokenizer_options.items())
+        base = starting_from(start, base, wanted, settings)
     reading = DataConfig.create(**{name: settings.pop(name) for name in [*settings] if name in DataConfig.model_fields})
     model, train = configs(base, settings)
-    check_layers(model, train)
+    check_training(model, train)
     if places and dataset:
         raise SettingError(f"--dataset {dataset}: give either text files or an example dataset")
     dataset = dataset or (None if places else DEFAULT_DATASET)
@@ -74,14 +76,14 @@ def create_run(
     return run
 
 
-def starting_from(start: Start, base: Preset, tokenizer: Any, settings: dict[str, Any]) -> Preset:
+def starting_from(start: Start, base: Preset, tokenizer: str, settings: dict[str, Any]) -> Preset:
     """A preset with a model's shape and tokenizer in place of its own.
 
     Raises:
         SettingError: the settings ask for another tokenizer, another shape or a longer context.
     """
     if tokenizer:
-        raise SettingError(f"tokenizer={tokenizer!r}: the model {start.name!r} has its own, {start.kind!r}; leave it out")
+        raise SettingError(f"tokenizer {tokenizer}: the model {start.name!r} has its own, {start.kind!r}; leave it out")
     shape = start.model.config
     for name in ("vocab_size", "n_embd", "n_head", "n_layer", "initializer_range"):
         if settings.get(name) is not None and str(settings[name]) != str(getattr(shape, name)):
@@ -105,8 +107,15 @@ def reshaped(model: GPT2, config: ModelConfig) -> GPT2:
     return result
 
 
-def check_layers(model: ModelConfig, train: TrainConfig) -> None:
-    """Raise a SettingError when more layers are to be frozen than there are."""
+def check_training(model: ModelConfig, train: TrainConfig) -> None:
+    """Make sure that a training of this kind can begin here.
+
+    Raises:
+        SettingError: more layers are to be frozen than there are, or this machine has no such device.
+        PluginError: there is no such optimizer.
+    """
+    torch_device(train.device)
+    plugins.registry().part("optimizers", train.optimizer)
     if train.freeze_layers > model.n_layer:
         raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; give at most that")
 

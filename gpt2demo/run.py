@@ -27,12 +27,13 @@ import filelock
 import psutil
 
 from gpt2demo.errors import CheckpointError, RunError
-from gpt2demo.storage import read_json, unwritable, write_json, write_text
+from gpt2demo.storage import certainly, read_json, unwritable, write_json, write_text
 
 FORMAT = 1
 RUNS_DIR = "GPT2DEMO_RUNS_DIR"
 EXPORTS_DIR = "GPT2DEMO_EXPORTS_DIR"
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+LONGEST = 80  # what a message quotes of a name
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -117,12 +118,12 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def exists(self) -> bool:
         """Whether the folder holds a run."""
-        return (self.path / "run.json").is_file()
+        return certainly((self.path / "run.json").is_file)
 
     def info(self) -> dict[str, Any]:
         """The content of run.json.
@@ -141,6 +142,11 @@ class Run:
     def write_info(self, info: dict[str, Any]) -> None:
         """Replace run.json."""
         write_json(self.path / "run.json", {"format": FORMAT, **info})
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a training has begun here, be it only to fail."""
+        return certainly((self.path / "state.json").is_file)
 
     def state(self) -> State:
         """How the run stands; a `running` one whose process is gone counts as interrupted."""
@@ -271,11 +277,16 @@ def find_run(name: str) -> Run:
     Raises:
         RunError: there is none.
     """
-    for path in (runs_dir() / name, Path(name)):
+    for path in _places(name, runs_dir()):
         if Run(path).exists:
             return Run(path)
     names = ", ".join(run.name for run in list_runs()[:8]) or "none yet"
-    raise RunError(f"run {name!r}: there is no such run in {runs_dir()}; there are: {names}")
+    raise RunError(f"run {name[:LONGEST]!r}: there is no such run in {runs_dir()}; there are: {names}")
+
+
+def _places(name: str, *folders: Path) -> list[Path]:
+    """The paths that a name may mean: one in these folders, or itself. `.` and `..` are no names."""
+    return [*([] if name in ("", ".", "..") else [folder / name for folder in folders]), Path(name)]
 
 
 def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_export: Callable[[Path], bool]) -> Run | Path:
@@ -288,7 +299,7 @@ def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_expor
         if runs := list_runs():
             return runs[0]
         raise RunError(f"there is no run in {runs_dir()} yet; train one with `gpt2demo train`")
-    for path in (runs_dir() / name, exports_dir() / name, Path(name)):
+    for path in _places(name, runs_dir(), exports_dir()):
         if Run(path).exists:
             return Run(path)
         if is_checkpoint(path) or is_export(path):
@@ -296,7 +307,7 @@ def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_expor
     if Path(name).suffix in PICKLES:
         raise RunError(f"model {name!r}: is a pickle, which can run any code when it is read; save it as safetensors first")
     names = ", ".join(run.name for run in list_runs()[:8]) or "none yet"
-    raise RunError(f"model {name!r}: is no run, checkpoint or export folder; runs in {runs_dir()}: {names}")
+    raise RunError(f"model {name[:LONGEST]!r}: is no run, checkpoint or export folder; runs in {runs_dir()}: {names}")
 
 
 def summary(run: Run) -> dict[str, Any]:

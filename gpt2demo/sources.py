@@ -21,6 +21,7 @@ from gpt2demo.config import DataConfig
 from gpt2demo.documents import CHUNK, LIMIT, SUFFIXES, check_start, read_documents
 from gpt2demo.errors import DataError, SettingError
 from gpt2demo.progress import work
+from gpt2demo.storage import certainly
 
 TIMEOUT = 30  # seconds in which a server sends nothing
 
@@ -119,9 +120,9 @@ def find(place: str) -> list[str]:
     """
     if is_url(place):
         return [place]
-    if Path(place).is_dir():
+    if certainly(Path(place).is_dir):
         return _in_folder(place)
-    if set("*?[") & set(place) and not Path(place).exists():
+    if set("*?[") & set(place) and not certainly(Path(place).exists):
         return _matching(place)
     return [place]
 
@@ -142,12 +143,17 @@ def _in_folder(place: str) -> list[str]:
 def _matching(pattern: str) -> list[str]:
     root = Path(Path(pattern).anchor)
     try:
-        found = sorted(str(path) for path in root.glob(str(Path(pattern).relative_to(root))) if path.is_file())
+        found = sorted(str(path) for path in root.glob(str(Path(pattern).relative_to(root))) if _meant(path, pattern))
     except (OSError, ValueError) as error:
         raise DataError(f"{pattern}: cannot be used as a pattern ({error})") from None
     if not found:
         raise DataError(f"{pattern}: there is no such file, and none that matches")
     return found
+
+
+def _meant(path: Path, pattern: str) -> bool:
+    """Whether a path that matches is a file, and not hidden unless the pattern names hidden ones, as in a shell."""
+    return path.is_file() and (not path.name.startswith(".") or Path(pattern).name.startswith("."))
 
 
 @contextmanager

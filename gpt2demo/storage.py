@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,14 @@ from gpt2demo.errors import CheckpointError
 
 JSON_LIMIT = 16 * 2**20
 TEMPORARY = ".tmp-"
+
+
+def certainly(look: Callable[[], bool]) -> bool:
+    """What `path.is_file` and the like say; False where the system will not look, as for a name that is too long."""
+    try:
+        return look()
+    except OSError:
+        return False
 
 
 def fsync(path: Path) -> None:
@@ -98,6 +106,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for path in sorted(temporary.rglob("*")):
+            if path.is_file():  # safetensors makes files that nobody else may read
+                path.chmod(temporary.stat().st_mode & 0o666)
             fsync(path)
         fsync(temporary)
         os.rename(temporary, target)

@@ -57,13 +57,22 @@ def printable(text: str) -> str:
 
 
 class Signals:
-    """Which signal asked the training to end. A second one ends it at once."""
+    """Which signal asked the training to end. A second one ends it at once, and so does one before the training.
+
+    Attributes:
+        training: whether there is something to save.
+        received: the signal, or None.
+    """
 
     def __init__(self) -> None:
+        self.training = False
         self.received: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
+        if not self.training:
+            say("stopped before the training began; nothing is kept")
+            raise SystemExit(128 + number)
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
@@ -188,7 +197,12 @@ class _Display:
 
 
 def chat(model: Model, config: GenerateConfig) -> None:
-    """Prompts until `quit` or the end of the input; each is continued by the model and streamed to stdout."""
+    """Prompts until `quit` or the end of the input; each is continued by the model and streamed to stdout.
+
+    Raises:
+        UserError: a setting cannot be used.
+    """
+    model.check(config)
     engine = f"{model.engine.name} ({model.engine.provider})"
     say(f"{model.name} on {engine} continues your text; it does not follow instructions. `quit` ends.")
     while (prompt := _ask()) not in (None, "quit", "exit"):
@@ -221,9 +235,10 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         say("nothing here yet")
         return
-    table = Table(*rows[0], box=None, pad_edge=False)
+    columns = max(rows, key=len)  # what cannot be read is a row with less in it
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(row.get(column)) for column in columns))
     Console(width=None if sys.stdout.isatty() else 240).print(table, markup=False)
 
 

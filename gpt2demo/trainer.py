@@ -9,6 +9,7 @@ from weights, optimizer state and step, whatever the code around the loop draws 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ from gpt2demo.run import Run, State, Status, find_run, now
 from gpt2demo.schedule import learning_rate, total_steps
 from gpt2demo.storage import remove_temporaries
 
+COMPILER = ("torch._dynamo", "torch._inductor")  # where the exceptions of torch.compile are from
 ADVICE = "Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
 
 
@@ -75,7 +77,11 @@ def train(
     """
     places = [str(place) for place in ([data] if isinstance(data, str | Path) else data)]
     made = create_run(places, preset, run, dataset, tokenizer, tokenizer_options or {}, settings, init_from)
-    check(made)
+    try:
+        check(made)
+    except (KeyboardInterrupt, SystemExit):  # nothing was learned yet
+        shutil.rmtree(made.path, ignore_errors=True)
+        raise
     yield from train_run(made, stop)
 
 
@@ -105,7 +111,7 @@ def train_run(run: Run, stop: StopRequest, **length: float | None) -> Iterator[E
             hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
             raise RunError(f"run {run.name!r}: was imported, there is no training to go on with; {hint}")
         info["train"] = TrainConfig.create(**{**info["train"], **length}).model_dump()
-        training = Training(run, info)
+        training = _set_up(run, info)
         if length:
             run.write_info(info)
         run.write_state(training.state("running"))
@@ -117,10 +123,27 @@ def train_run(run: Run, stop: StopRequest, **length: float | None) -> Iterator[E
             run.write_state(training.state("interrupted"))
             raise
         except BaseException as error:
-            line = " ".join(str(error).split())[:300] or type(error).__name__
             with suppress(CheckpointError):  # a full disk takes no state either; the lock's owner is gone all the same
-                run.write_state(training.state("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", line))
+                run.write_state(training.state(*_end(error)))
             raise
+
+
+def _set_up(run: Run, info: dict[str, Any]) -> Training:
+    """A training from a run folder; where that fails, the state of a run that never began says why."""
+    try:
+        return Training(run, info)
+    except BaseException as error:
+        if not run.has_state:
+            status, line = _end(error)
+            with suppress(CheckpointError):
+                run.write_state(State.own(status, error=line))
+        raise
+
+
+def _end(error: BaseException) -> tuple[Status, str]:
+    """The state of a run that ends with an exception, and the reason in one line."""
+    line = " ".join(str(error).split())[:300] or type(error).__name__
+    return "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed", line
 
 
 class Training:
@@ -261,10 +284,13 @@ class Training:
         return Started(self.run.name, self.step, self.total_steps, parameters, tokens, self.device.type, dtype)
 
     def _step(self) -> Step:
-        """One optimizer step; when memory runs out, say what would fit."""
+        """One optimizer step. When memory runs out or torch.compile cannot work here, say what would."""
         try:
             return self._advance()
         except (MemoryError, RuntimeError) as error:
+            if type(error).__module__.startswith(COMPILER):
+                reason = str(error).partition("\n")[0][:200]
+                raise TrainingError(f"step {self.step + 1}: torch.compile failed ({reason}); try --compile off") from None
             if not out_of_memory(error):
                 raise
         # Outside of the except block: the traceback would keep the step's tensors alive.

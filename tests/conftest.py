@@ -83,11 +83,13 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def cli(tmp_path: Path) -> Cli:
     """Run the real program: `cli("train", "my.txt")` gives its exit code, stdout and stderr."""
 
-    def run(*words: object, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: object, stdin: str = "", env: dict[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gpt2demo", *map(str, words)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False
+            command, input=stdin, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False
         )
 
     return run

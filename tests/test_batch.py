@@ -15,7 +15,7 @@ import gpt2demo
 from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines.torch import TorchEngine
-from gpt2demo.errors import SettingError
+from gpt2demo.errors import Error, SettingError
 from gpt2demo.export import export_model
 from gpt2demo.generate import Generation, Model
 from gpt2demo.interfaces import Sampler, SamplingContext
@@ -201,3 +201,15 @@ def test_nothing_to_write(model: Model) -> None:
 def test_one_stream_is_one_text(model: Model) -> None:
     with pytest.raises(SettingError, match=r"samples=2: .*generate_batch"):
         model.generate("a", samples=2)
+
+
+def test_texts_that_do_not_fit_into_memory_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU torch has no class for it."""
+
+    def full(*words: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("gpt2demo.engines.torch.KeyValueCache", full)
+    model = Model(TorchEngine(decided_model(CONTEXT)), ByteTokenizer(), "m", Path("m"))
+    with pytest.raises(Error, match="out of memory with 6 texts of up to 16 positions at once; try fewer samples or prompts"):
+        model.generate_batch(["a", "b"], samples=3)

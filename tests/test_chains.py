@@ -11,7 +11,7 @@ from gpt2demo import chains
 from gpt2demo.cli import app
 from gpt2demo.config import CHAINS, GenerateConfig
 from gpt2demo.engines.exported import check_export
-from gpt2demo.errors import CheckpointError, RunError, SettingError
+from gpt2demo.errors import CheckpointError, RunError, SettingError, UserError
 from gpt2demo.export import export_model
 from gpt2demo.generate import load
 from gpt2demo.plugins import create_sampler
@@ -75,3 +75,21 @@ def test_an_export_has_the_samplers_of_a_named_chain_inside(checkpoint: Path, tm
         ("temperature", {"value": 0.4}),
         ("top-k", {"k": 7}),
     ]
+
+
+def test_a_new_export_keeps_the_chains_of_the_old_one(checkpoint: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    folder = export_model(checkpoint, output=tmp_path / "out", report=lines.append)
+    assert not any("replacing" in line for line in lines)
+    chains.keep_chain(folder, "five", GenerateConfig(top_k=5))
+    export_model(checkpoint, output=folder, report=lines.append)
+    assert lines[-1] == f"replacing the export that is in {folder}"
+    assert "five" in chains.load_chains(folder)
+
+
+def test_a_wrong_sampler_is_refused_before_an_export_begins(checkpoint: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    for wrong in ("nosuch", "top-k:k=0"):
+        with pytest.raises(UserError, match="nosuch|k='0'"):
+            export_model(checkpoint, output=tmp_path / "out", samplers=[wrong], report=lines.append)
+    assert not lines

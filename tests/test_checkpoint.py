@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -199,3 +200,10 @@ def test_a_newer_format_is_named(folder: Path) -> None:
     (path / "manifest.json").write_text(json.dumps({**manifest, "format": 9}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="format 9, this program reads 1"):
         checkpoint.verify(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_every_file_may_be_read_by_whom_the_folder_lets_in(folder: Path) -> None:
+    """safetensors makes files for their owner alone."""
+    saved = save(folder, 3).path
+    assert {path.stat().st_mode & 0o777 for path in saved.rglob("*") if path.is_file()} == {saved.stat().st_mode & 0o666}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
-from gpt2demo import checkpoint
+from gpt2demo import checkpoint, data
 from gpt2demo.run import find_run
 
 TINY = "--tokenizer byte --n-layer 1 --n-head 2 --n-embd 16 --n-positions 24 --batch-size 4 --steps 6 --eval-batches 1 --sample-tokens 20".split()
@@ -23,7 +23,7 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *wo
     assert done.returncode == code, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("gpt2demo: error: ")]
     assert len(errors) == 1, done.stderr
-    assert len(errors[0]) <= 400
+    assert len(errors[0]) <= 500
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in errors[0]
@@ -230,3 +230,119 @@ def test_a_signal_leaves_a_checkpoint(text_file: Path, tmp_path: Path, number: i
     run = find_run("cut")
     assert run.state().status == "interrupted"
     assert checkpoint.newest(run.checkpoints).step == run.state().step >= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_training_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
+    words = ["--dataset", "tales:stories=100000", "--run", "large"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2demo", "train", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "runs" / "large").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, messages = process.communicate(timeout=30)
+    assert (process.returncode, output) == (code, "")
+    assert "nothing is kept" in messages
+    assert "Traceback" not in messages
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------- places and names
+
+
+def test_a_run_elsewhere_is_resumed_there_and_talked_to(cli: Cli, text_file: Path, tmp_path: Path) -> None:
+    """Not a run of the same name among the others."""
+    cli("train", text_file, "--run", "same", *TINY)
+    cli("--runs-dir", "else", "train", text_file, "--run", "same", *TINY, "--tokenizer", "char")
+    done = cli("resume", "else/same", "--steps", 8, "--chat", stdin="Line\nquit\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("else/same\n")
+    assert "step 8" in done.stderr
+    assert find_run("same").state().step == 6
+    assert find_run(str(tmp_path / "else" / "same")).state().step == 8
+
+
+def test_a_model_may_be_named_from_inside_its_folder(
+    cli: Cli, trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint_folder = tmp_path / "runs" / trained / "checkpoints" / "step-00000006"
+    whole = cli("eval", trained).stdout
+    monkeypatch.chdir(checkpoint_folder.parent)
+    assert cli("eval", "step-00000006", cwd=checkpoint_folder.parent).stdout == whole
+    assert cli("eval", ".", cwd=checkpoint_folder).stdout == whole
+    cli("generate", ".", "--max-new-tokens", 1, "--save-chain", "own", cwd=checkpoint_folder)
+    assert (tmp_path / "runs" / trained / "chains.json").exists()
+    assert not (checkpoint_folder / "chains.json").exists()
+    assert find_run(str(checkpoint_folder.parent.parent)).name == trained
+
+
+@pytest.mark.parametrize("words", [["generate", "{}"], ["eval", "mine", "{}"], ["data", "{}"], ["train", "{}"], ["resume", "{}"]])
+def test_a_text_in_place_of_a_name_is_one_line(cli: Cli, trained: str, words: list[str]) -> None:
+    done = cli(*(word.format("Once upon a time " * 40) for word in words))
+    assert_one_line_error(done, 2, "Once upon a time")
+
+
+@pytest.mark.parametrize("words", [["--device", "mps"], ["--optimizer", "none"], ["--device", "nothing"]])
+def test_a_training_that_cannot_begin_leaves_nothing(cli: Cli, text_file: Path, tmp_path: Path, words: list[str]) -> None:
+    if "mps" in words and sys.platform == "darwin":
+        pytest.skip("this machine has it")
+    assert_one_line_error(cli("train", text_file, "--run", "bad", *TINY, *words), 2, words[1])
+    assert not (tmp_path / "runs" / "bad").exists()
+
+
+def test_a_run_that_cannot_be_read_does_not_spoil_the_list(cli: Cli, trained: str, tmp_path: Path) -> None:
+    damaged = tmp_path / "runs" / "damaged"
+    damaged.mkdir()
+    (damaged / "run.json").write_text("{", encoding="utf-8")
+    os.utime(damaged / "run.json")
+    assert cli("runs").stdout.splitlines()[0].split()[:3] == ["name", "status", "step"]
+
+
+# ---------------------------------------------------------------------------------------------- what is asked and what comes out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--sampler", "nosuch"], "nosuch"), (["--sampler", "top-k:k=0"], "k='0'"), (["--stop-token", "nosuch"], "nosuch")],
+)
+def test_a_chat_with_wrong_options_does_not_begin(cli: Cli, trained: str, words: list[str], expected: str) -> None:
+    assert_one_line_error(cli("chat", trained, *words, stdin="hello\nquit\n"), 2, expected)
+
+
+def test_a_name_for_a_chain_is_checked_before_anything_is_written(cli: Cli, trained: str) -> None:
+    assert_one_line_error(cli("generate", trained, "--save-chain", "../x"), 2, "'../x'")
+
+
+def test_documents_in_a_file_are_scored_as_the_same_documents_of_the_run(cli: Cli, tmp_path: Path) -> None:
+    """With the ends of documents, which the model has learned to predict."""
+    texts = [f"Story {number}. It is short." for number in range(60)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "all.jsonl").write_text(lines, encoding="utf-8")
+    done = cli("train", "all.jsonl", "--run", "stories", *TINY, "--tokenizer", "bpe", "--vocab-size", 300)
+    assert done.returncode == 0, done.stderr
+    kept = data.split(texts, 0.1)[1]
+    (tmp_path / "kept.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in kept), encoding="utf-8")
+    of_run, of_file = (json.loads(cli("eval", "stories", *more, "--json").stdout) for more in ([], ["kept.jsonl"]))
+    assert of_file["tokens"] == of_run["tokens"]
+    assert (of_file["loss"], of_file["bytes"]) == (pytest.approx(of_run["loss"], rel=1e-6), of_run["bytes"])
+
+
+def test_what_stdout_cannot_encode_comes_out_as_a_question_mark(cli: Cli, trained: str) -> None:
+    done = cli(
+        "generate", trained, "--prompt", "Grün 🙂 Line", "--max-new-tokens", 30, "--seed", 1, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Gr?n ? Line")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(cli: Cli, trained: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gpt2demo", "generate", trained, "--max-new-tokens", "2"]
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "gpt2demo: error: the output could not be written (No space left on device)\n"

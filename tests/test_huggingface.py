@@ -566,7 +566,7 @@ def steps(events: list[Event]) -> list[tuple[int, float, float]]:
         ({"initializer_range": 0.5}, "initializer_range=0.5: .* has initializer_range=0.2"),
         ({"vocab_size": 400}, "vocab_size=400: .* has vocab_size=300"),
         ({"n_positions": 41}, "n_positions=41: .* has 40; give at most that"),
-        ({"tokenizer": "byte"}, "tokenizer='byte': the model 'theirs' has its own, 'bpe'"),
+        ({"tokenizer": "byte"}, "tokenizer byte: the model 'theirs' has its own, 'bpe'"),
         ({"freeze_layers": 3}, "freeze_layers=3: the model has 2 layers"),
         ({"init_from": "nowhere"}, "'nowhere'"),
     ],

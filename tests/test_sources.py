@@ -74,6 +74,9 @@ def test_a_glob_gives_the_files_that_match_and_passes_links_to_folders_by(
     assert read(["*.log"])[0] == ["1.log", "2.log"]
     assert read(["**/*.log"])[0] == ["1.log", "2.log", "deep/3.log"]
     assert read([tmp_path / "deep" / "[34].*"])[0] == ["deep/3.log", "deep/4.txt"]
+    Path(".hidden.log").write_text("hidden", encoding="utf-8")
+    assert read(["*.log"])[0] == ["1.log", "2.log"]
+    assert read([".*.log"])[0] == ["hidden"]
     Path("[1].txt").write_text("a name, not a pattern", encoding="utf-8")
     assert read(["[1].txt"])[0] == ["a name, not a pattern"]
 

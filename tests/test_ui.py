@@ -26,17 +26,17 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import gpt2demo
 from gpt2demo import jobs, plugins
-from gpt2demo.config import DEFAULT_CHAIN, PRESETS, ModelConfig, TrainConfig
-from gpt2demo.errors import Error, ExportError, RunError, SettingError
+from gpt2demo.config import DEFAULT_CHAIN, PRESETS, DataConfig, ModelConfig, TrainConfig
+from gpt2demo.errors import Error, ExportError, RunError, SettingError, UserError
 from gpt2demo.run import Run, State, runs_dir
 from gpt2demo.ui import create_app, launch, models, server
-from gpt2demo.ui.chat import NO_SAMPLER, SamplerControls
+from gpt2demo.ui.chat import NO_SAMPLER, ChatTab, Conversation, SamplerControls
 from gpt2demo.ui.controls import shown
 from gpt2demo.ui.export import reported
-from gpt2demo.ui.form import TrainingForm
+from gpt2demo.ui.form import TrainingForm, size_line
 from gpt2demo.ui.models import Loaded, choices
 from gpt2demo.ui.toast import toast, toasting
-from gpt2demo.ui.train import progress_html, samples_html
+from gpt2demo.ui.train import frame, progress_html, samples_html
 from gpt2demo.ui.watch import Curve, Progress, Watch
 
 PLUGIN = """
@@ -95,17 +95,25 @@ def by_id(page: gr.Blocks) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- controls
 
 
-def test_every_setting_has_a_control_with_its_default_range_and_help() -> None:
+def test_every_setting_has_a_control_with_its_default_and_help() -> None:
     page = by_id(create_app())
     nano = PRESETS["nano"].model.model_dump() | PRESETS["nano"].train.model_dump()
     for name, field in (ModelConfig.model_fields | TrainConfig.model_fields).items():
         control = page[f"train-{name}"]
         assert control.info == field.description
         assert control.value in (nano[name], shown(nano[name])), name
-    assert (page["train-n_layer"].minimum, page["train-n_layer"].maximum, page["train-n_layer"].precision) == (1, 256, 0)
+    assert (page["train-n_layer"].step, page["train-learning_rate"].step) == (1, 0.0001)
     assert isinstance(page["train-schedule"], gr.Dropdown)
     assert isinstance(page["train-min_learning_rate"], gr.Slider)
     assert page["train-epochs"].value == ""  # a gr.Number would show 0
+    for name in DataConfig.model_fields.keys() - {"sha256"}:  # that one is for URLs
+        assert page[f"text-{name}"].info == DataConfig.model_fields[name].description
+
+
+def test_a_number_is_judged_by_the_settings_alone() -> None:
+    """Gradio would refuse the whole form for a hidden one, and not say which."""
+    number = by_id(create_app())["train-n_layer"]
+    assert [number.preprocess(value) for value in (0, 3, 2.7, 1e9)] == [0, 3, 2.7, 1e9]
 
 
 def test_an_installed_sampler_appears_with_its_controls(plugin: None) -> None:
@@ -193,17 +201,41 @@ def test_own_text_is_pasted_or_uploaded(form: Any, tmp_path: Path) -> None:
     built.start(values | {built.files: [str(tmp_path / "poems.txt")]})
     assert (started["data"], started["stem"]) == ([tmp_path / "poems.txt"], "poems-nano")
     assert "dataset" not in given(started)
+    with pytest.raises(Error, match="there are files and pasted text"):
+        built.start(values | {built.files: [str(tmp_path / "poems.txt")], built.pasted: "more"})
+
+
+def test_how_the_text_is_read_is_passed_on(form: Any) -> None:
+    built, started, values = form
+    ids = {component.elem_id: component for component in built.inputs}
+    built.start(values | {ids["text-unique"]: "lines", ids["text-field"]: "body"})
+    assert given(started) == {"preset": "nano", "dataset": "tales", "unique": "lines", "field": "body"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "tokenizer", "words"),
+    [
+        ("nano", "bpe", "1.11 million parameters ·"),
+        ("nano", "byte", "915 thousand parameters and 192 for each token of the vocabulary ·"),
+        ("seed", "byte", "3.25 million parameters ·"),
+    ],
+)
+def test_the_size_does_not_guess_a_vocabulary(preset: str, tokenizer: str, words: str) -> None:
+    assert words in size_line(PRESETS[preset], {}, tokenizer)
 
 
 @pytest.mark.parametrize(("control", "value", "message"), [
     ("train-n_embd", 130, "n_embd=130 is not divisible by n_head=6"),
     ("train-steps", "many", "steps='many'"),
     ("train-learning_rate", float("nan"), "learning_rate='nan'"),
+    ("train-n_layer", 2.7, "n_layer='2.7'"),
+    ("train-optimizer", "foo", "optimizer 'foo': there is none"),
+    ("dataset-tales-stories", 0, "dataset 'tales': stories='0'"),
 ])  # fmt: skip
 def test_a_setting_that_cannot_be_is_refused_before_anything_starts(form: Any, control: str, value: Any, message: str) -> None:
     built, started, values = form
     ids = {component.elem_id: component for component in built.inputs}
-    with pytest.raises(SettingError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         built.start(values | {ids[control]: value})
     assert not started
 
@@ -243,6 +275,28 @@ def test_a_run_is_read_bit_by_bit_and_anew_when_somebody_resumes_it() -> None:
     run.write_state(State("interrupted", 1, 1.0, 1, 9))
     assert watch.read() == (True, True)
     assert (watch.curve.points, watch.validation, list(watch.samples)) == ([(1, 2.0)], [], [])
+
+
+def test_the_validation_curve_begins_with_its_first_value() -> None:
+    watch = Watch(Run(runs_dir() / "r"))
+    assert list(frame(watch)["split"]) == ["validation"]  # the plot takes in no curve later
+    watch.validation += [(0, 6.9), (10, 5.0)]
+    assert frame(watch).values.tolist() == [[0, 6.9, "validation"], [10, 5.0, "validation"]]
+
+
+def test_an_uploaded_file_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/tmp/up.1")
+    shown_error = progress_html(Progress("r", "failed", error="/tmp/up.1/4ead85/my text.txt: is empty"))
+    assert '<div class="wrong">my text.txt: is empty</div>' in shown_error
+
+
+def test_a_new_model_is_chosen_unless_somebody_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "choices", lambda: [("new", "new"), ("old", "old")])
+    with gr.Blocks():
+        tab, talk = ChatTab(), Conversation()
+    assert tab.after_training(talk, "old").value == "new"
+    tab._on_choice(talk)
+    assert tab.after_training(talk, "old").value == "old"
 
 
 def test_texts_names_and_errors_are_quoted() -> None:
@@ -510,6 +564,10 @@ def test_a_newcomer_trains_chats_and_exports(served: Served, browser: Browser) -
     one.page.locator("#stop").click()
     one.see("#progress", "stopped")
     two.see("#progress", "stopped")
+    one.page.locator("#resume").click()  # the process may be at its last breath
+    one.see("#progress", "running", 30)
+    one.page.locator("#stop").click()
+    one.see("#progress", "stopped")
     assert len(list(served.runs.glob("tales-nano/checkpoints/step-*/manifest.json"))) >= 1
     assert [path.name for path in served.runs.iterdir() if path.name[0] != "."] == ["tales-nano"]
 
@@ -533,6 +591,29 @@ def test_a_newcomer_trains_chats_and_exports(served: Served, browser: Browser) -
     assert one.ask("Once upon a time") == by_torch
     one.see("#stats", "onnx on CPU")
     assert one.foreign == two.foreign == []
+
+
+@pytest.mark.browser
+def test_what_is_hidden_is_not_asked_and_a_preparation_can_be_stopped(served: Served, browser: Browser) -> None:
+    one = Visitor(browser, served.url)
+    one.page.get_by_text("More settings").click()
+    one.page.locator("#dataset-tales-stories input").fill("0")
+    one.page.locator("#start").click()
+    one.see("[data-testid=toast-body]", "dataset 'tales': stories='0'")
+    one.page.locator("#dataset input").click()
+    one.page.get_by_role("option", name="my own text").click()
+    one.page.locator("#start").click()
+    expect(one.page.locator("[data-testid=toast-body]").last).to_contain_text("there is none yet")
+
+    one.page.locator("#dataset input").click()
+    one.page.get_by_role("option", name="tales").click()
+    one.page.locator("#dataset-tales-stories input").fill("100000")
+    one.page.locator("#run-name textarea").fill("large")
+    one.page.locator("#start").click()
+    one.see("#progress", "preparing")
+    one.page.locator("#stop").click()
+    one.see("#progress", "nothing is kept")
+    assert not (served.runs / "large").exists()
 
 
 @pytest.mark.browser

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.run import Run, exports_dir
-from gpt2demo.storage import read_json, sha256
+from gpt2demo.storage import certainly, read_json, sha256
 
 CERTIFICATE = "gpt2demo.json"
 MODEL = "model.onnx"
@@ -57,7 +57,7 @@ class Exported:
 
 def is_export(path: Path) -> bool:
     """Whether a folder claims to be an export for onnxruntime."""
-    return (path / CERTIFICATE).is_file() and (path / MODEL).is_file()
+    return certainly((path / CERTIFICATE).is_file) and certainly((path / MODEL).is_file)
 
 
 def export_of(run: Run) -> Path:

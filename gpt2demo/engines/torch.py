@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
+from gpt2demo.hardware import out_of_memory
 from gpt2demo.model import GPT2, KeyValueCache
 
 LITTLE = 2_500_000
@@ -46,10 +47,15 @@ class TorchEngine:
     def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
         """Read (B, T) further ids, the first with `padding`; give the logits (B, V) after the last."""
         check_feed(ids, self, padding)
-        if self._cache is None:
-            self._cache = KeyValueCache(self.config, ids.shape[0], self.model.wte.weight)
-            self._padding = None if padding is None else torch.from_numpy(padding).to(self._device)
-        return self._forward(ids, self._cache, last_only=True)[:, -1]
+        try:
+            if self._cache is None:
+                self._cache = KeyValueCache(self.config, ids.shape[0], self.model.wte.weight)
+                self._padding = None if padding is None else torch.from_numpy(padding).to(self._device)
+            return self._forward(ids, self._cache, last_only=True)[:, -1]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise MemoryError(str(error)) from None
 
     def logits(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Logits at every position, (B, T) -> (B, T, V)."""

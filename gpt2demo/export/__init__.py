@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from gpt2demo.chains import FILE as CHAINS
 from gpt2demo.errors import RunError, SettingError
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import Exporter
 from gpt2demo.run import Run, exports_dir, find_model, now
-from gpt2demo.storage import new_folder, write_json
+from gpt2demo.storage import certainly, new_folder, write_json
 
 MARK = "gpt2demo.json"
 """Every export has a file of this name: ONNX a certificate, others at least who made it and when."""
@@ -94,15 +95,22 @@ def export_model(
     dtype = dtype or exporter.dtypes[0]
     if dtype not in exporter.dtypes:
         raise SettingError(f"dtype={dtype!r}: the format {format!r} can be written as {', '.join(exporter.dtypes)}")
+    for spec in samplers:
+        if not spec.startswith("@"):
+            plugins.create_sampler(spec)  # a wrong one is said before anything is written
     checkpoint, name = _source(model)
     target = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
-    if target.exists() and not _replaceable(target):
+    there = certainly(target.exists)
+    if there and not _replaceable(target):
         raise RunError(f"{target}: is already there and is no export; choose another --output")
     with new_folder(target) as temporary:
         exporter.export(checkpoint, temporary, dtype=dtype, report=report)
         if not (temporary / MARK).exists():
             write_json(temporary / MARK, {"exporter": format, "created": now()})
-        if target.exists():
+        if there:
+            if (target / CHAINS).exists():  # the user's own
+                shutil.copyfile(target / CHAINS, temporary / CHAINS)
+            report(f"replacing the export that is in {target}")
             shutil.rmtree(target)  # only now: the new one is proven
     return target
 

@@ -33,7 +33,8 @@ def build() -> gr.Blocks:
                     plugin_tab(title)
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         page.load(**train.look)
-        gr.on([page.load, train.ended.change], chat.newest, None, chat.model, **quiet)
+        page.load(chat.newest, None, chat.model, **quiet)
+        train.ended.change(chat.after_training, [chat.talk, chat.model], chat.model, **quiet)
         gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **quiet)
         gr.on([page.load, train.ended.change, export_tab.select], export.refresh, export.run, export.run, **quiet)
     return page

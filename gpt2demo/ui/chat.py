@@ -36,12 +36,13 @@ class Conversation:
     Attributes:
         messages: as gr.Chatbot wants them, escaped.
         stopping: whether the answer that is being written shall end.
+        chosen: whether the model was chosen by hand.
 
     """
 
     def __init__(self) -> None:
         self.messages: list[dict[str, str]] = []
-        self.stopping = False
+        self.stopping = self.chosen = False
 
     def clear(self) -> None:
         """Forget everything. An answer that is being written ends."""
@@ -90,12 +91,13 @@ class ChatTab:
 
     Attributes:
         model: the list of models, output of `newest`, input and output of `refresh`.
+        talk: the browser's `Conversation`, input of `after_training`.
 
     """
 
     def __init__(self) -> None:
         self._loaded = models.Loaded()
-        self._talk = gr.State(Conversation)
+        self.talk = gr.State(Conversation)
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
                 self._conversation()
@@ -120,6 +122,7 @@ class ChatTab:
         with gr.Row(elem_classes="prompt"):
             self._prompt = gr.Textbox(
                 placeholder="Begin a text …",
+                label="Prompt",
                 show_label=False,
                 container=False,
                 scale=8,
@@ -148,7 +151,7 @@ class ChatTab:
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        own = {self._talk, self._prompt, self.model, self._engine, self._one_line, *self._length.values()}
+        own = {self.talk, self._prompt, self.model, self._engine, self._one_line, *self._length.values()}
         answer: dict[str, Any] = {
             "fn": self._answer,
             "inputs": own | self._samplers.components,
@@ -158,14 +161,19 @@ class ChatTab:
         }
         gr.on([self._send.click, self._prompt.submit], **answer)
         self._chat.example_select(self._take_example, None, self._prompt, **quiet).then(**answer)
-        self._stop.click(self._on_stop, self._talk, None, **quiet)
-        gr.on([self._clear.click, self._chat.clear], self._on_clear, self._talk, [self._chat, self._stats], **quiet)
+        self._stop.click(self._on_stop, self.talk, None, **quiet)
+        self.model.input(self._on_choice, self.talk, None, **quiet)
+        gr.on([self._clear.click, self._chat.clear], self._on_clear, self.talk, [self._chat, self._stats], **quiet)
 
     # ------------------------------------------------------------------------------------------ which model
 
     def newest(self) -> Any:
         """An update of the list of models that chooses the newest."""
         return self.refresh(None)
+
+    def after_training(self, talk: Conversation, chosen: str | None) -> Any:
+        """An update of the list of models when there is a new one: it is chosen unless somebody has chosen another by hand."""
+        return self.refresh(chosen if talk.chosen else None)
 
     def refresh(self, chosen: str | None) -> Any:
         """An update of the list of models; the choice stays while it is there."""
@@ -181,6 +189,9 @@ class ChatTab:
     def _on_stop(self, talk: Conversation) -> None:
         talk.stopping = True
 
+    def _on_choice(self, talk: Conversation) -> None:
+        talk.chosen = True
+
     def _on_clear(self, talk: Conversation) -> tuple[list[Any], str]:
         talk.clear()
         return [], ""
@@ -192,7 +203,7 @@ class ChatTab:
     @toasting
     def _answer(self, values: Values) -> Iterator[dict[Component, Any]]:
         """The continuation of the prompt, as it grows."""
-        talk, prompt, config = values[self._talk], values[self._prompt], self._config(values)
+        talk, prompt, config = values[self.talk], values[self._prompt], self._config(values)
         if values[self.model] is None:
             raise RunError("there is no model yet; train one first")
         bubble = {"role": "assistant", "content": ""}
@@ -207,7 +218,8 @@ class ChatTab:
                 for text in _growing(generation, talk):
                     bubble["content"] = as_html(text)
                     yield {self._chat: talk.messages}
-                yield {self._stats: _stats(model, generation), **self._writing(False)}
+                seen = talk.messages[-1:] == [bubble]  # it may have been cleared
+                yield {self._stats: _stats(model, generation) if seen else "", **self._writing(False)}
         except Exception:
             talk.messages = talk.messages[:-2]
             yield {self._chat: talk.messages, self._prompt: prompt, **self._writing(False)}
@@ -239,8 +251,10 @@ def as_html(text: str) -> str:
 
 def _stats(model: Model, generation: Generation) -> str:
     """Speed and everything that is needed to get the same text again."""
+    count = len(generation.ids)
     facts = [
-        f"{len(generation.ids)} tokens",
+        *(["nothing: it ended the line at once"] if generation.reason == "stop" and not generation.text else []),
+        f"{count} token{'' if count == 1 else 's'}",
         f"{generation.tokens_per_second:,.0f} tokens/s",
         f"first after {generation.time_to_first_token_ms:.0f} ms",
         f"seed {generation.seed}",

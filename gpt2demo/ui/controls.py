@@ -37,7 +37,7 @@ def controls(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any] | None
 
 
 def control(name: str, field: FieldInfo, default: Any, elem_id: str) -> Component:
-    """One control: a checkbox, a list, a number with its range, a slider for a fraction, or a line of text."""
+    """One control: a checkbox, a list, a number, a slider for a fraction, or a line of text."""
     kind, _ = plain_type(field.annotation)
     value = None if default is PydanticUndefined else default
     words: dict[str, Any] = {"label": label(name), "info": field.description, "interactive": True, "elem_id": elem_id}
@@ -53,11 +53,12 @@ def control(name: str, field: FieldInfo, default: Any, elem_id: str) -> Componen
 def _number(kind: type, field: FieldInfo, value: float | None, words: dict[str, Any]) -> Component:
     """A slider for a fraction of which 0 and 1 are values or sensible ends; else a number."""
     bounds = limits(field)
-    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    low = bounds.get("ge", bounds.get("gt"))
     if kind is float and value is not None and low == 0 and bounds.get("le") == 1:
         return gr.Slider(0.01 if "gt" in bounds else 0.0, 1.0, value, step=0.01, **words)
-    precision = 0 if kind is int else None
-    return gr.Number(value, minimum=low, maximum=high, precision=precision, step=_step(kind, value), **words)
+    # Without its bounds: Gradio would refuse the whole form for a hidden one, not say which, and make 3 of 2.7. The settings' own
+    # class checks what is used, and names it.
+    return gr.Number(value, step=_step(kind, value), **words)
 
 
 def _step(kind: type, value: float | None) -> float:

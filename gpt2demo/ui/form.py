@@ -14,7 +14,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from gpt2demo import jobs, plugins
-from gpt2demo.config import PRESETS, ModelConfig, Preset, TrainConfig
+from gpt2demo.config import PRESETS, DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.errors import DataError, Error
 from gpt2demo.ui.controls import Controls, PartOptions, Values, changed, controls, read, shown, spec
 
@@ -23,6 +23,7 @@ OWN_TEXT = "my own text"
 MAIN = ("steps", "epochs", "batch_size", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "learning_rate")
 PROGRAM = 370 * 2**20  # bytes of Python and PyTorch alone
 FIELDS = {**ModelConfig.model_fields, **TrainConfig.model_fields}
+READING = {name: field for name, field in DataConfig.model_fields.items() if name != "sha256"}  # there are no URLs here
 
 
 class TrainingForm:
@@ -58,6 +59,7 @@ class TrainingForm:
             self._tokenizer_options = PartOptions(tokenizers, preset.tokenizer, prefix="tokenizer")
             rest = {name: field for name, field in FIELDS.items() if name not in MAIN}
             self.fields |= controls(rest, defaults(preset), prefix="train")
+            self._reading = controls(READING, prefix="text")
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -89,7 +91,8 @@ class TrainingForm:
     def inputs(self) -> set[Component]:
         """The controls that `start` reads."""
         own = {self.dataset, self.files, self.pasted, self.preset, self.tokenizer, self.run}
-        return own | set(self.fields.values()) | self._dataset_options.components | self._tokenizer_options.components
+        own |= {*self.fields.values(), *self._reading.values()}
+        return own | self._dataset_options.components | self._tokenizer_options.components
 
     def start(self, values: Values) -> jobs.Job:
         """Start the training that the form describes.
@@ -98,25 +101,34 @@ class TrainingForm:
             UserError: a setting or the text cannot be used, or another training is running.
 
         """
-        from gpt2demo.prepare import configs  # it brings torch along
+        from gpt2demo.prepare import check_training, configs  # it brings torch along
 
         preset, dataset, tokenizer = values[self.preset], values[self.dataset], values[self.tokenizer]
         settings = changed(read(self.fields, values), defaults(PRESETS[preset]))
-        configs(PRESETS[preset], settings)  # complains here and now instead of in the job's log
+        check_training(*configs(PRESETS[preset], settings))  # complains here and now instead of in the job's log
+        settings |= changed(read(self._reading, values), {name: field.default for name, field in READING.items()})
         settings["preset"] = preset
         settings["tokenizer"] = tokenizer if tokenizer != PRESETS[preset].tokenizer else None
         options = self._tokenizer_options.changed(tokenizer, values)
         settings["tokenizer_option"] = [f"{name}={value}" for name, value in options.items()]
         data = self._own_text(values) if dataset == OWN_TEXT else []
-        settings["dataset"] = None if data else spec(dataset, self._dataset_options.changed(dataset, values))
+        settings["dataset"] = None if data else self._dataset(dataset, values)
         stem = f"{data[0].stem if data else dataset}-{preset}"
         return jobs.start_training(data, run=shown(values[self.run]).strip() or None, stem=stem, settings=settings)
 
+    def _dataset(self, name: str, values: Values) -> str:
+        """The example dataset that is chosen, with its options."""
+        chosen = spec(name, self._dataset_options.changed(name, values))
+        plugins.create_dataset(chosen)
+        return chosen
+
     def _own_text(self, values: Values) -> list[Path]:
         """Uploaded files, or a file with what was pasted."""
+        pasted = shown(values[self.pasted])
+        if values[self.files] and pasted.strip():
+            raise DataError(f"{OWN_TEXT}: there are files and pasted text; take one of them away")
         if values[self.files]:
             return [Path(path) for path in values[self.files]]
-        pasted = shown(values[self.pasted])
         if not pasted.strip():
             raise DataError(f"{OWN_TEXT}: there is none yet; choose a text file or paste some text")
         path = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))) / "pasted.txt"
@@ -143,6 +155,7 @@ def defaults(preset: Preset) -> dict[str, Any]:
 def size_line(preset: Preset, settings: dict[str, Any], tokenizer: str) -> str:
     """Parameters and a rough need of memory, as HTML; or what is wrong with the shape."""
     vocabulary = plugins.tokenizer_options(tokenizer).model_fields.get("vocab_size")
+    known = bool(vocabulary) or tokenizer == preset.tokenizer
     usual = {"vocab_size": vocabulary.default} if vocabulary and tokenizer != preset.tokenizer else {}
     shape = {name: value for name, value in settings.items() if name in ModelConfig.model_fields}
     try:
@@ -152,7 +165,11 @@ def size_line(preset: Preset, settings: dict[str, Any], tokenizer: str) -> str:
         return f'<span class="wrong">{html.escape(str(error))}</span>'
     need, free = memory(model, batch_size), psutil.virtual_memory().available
     fits = "" if need < free else ' class="wrong"'
-    words = f"{_amount(model.n_parameters)} parameters · needs roughly {_gigabytes(need)} of memory"
+    parameters = f"{_amount(model.n_parameters)} parameters"
+    if not known:  # the tokenizer decides, or the text
+        layers = model.n_parameters - model.vocab_size * model.n_embd
+        parameters = f"{_amount(layers)} parameters and {model.n_embd} for each token of the vocabulary"
+    words = f"{parameters} · needs roughly {_gigabytes(need)} of memory"
     return f"<span{fits}>{words}; {_gigabytes(free)} are free</span>"
 
 

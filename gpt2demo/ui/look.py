@@ -37,6 +37,7 @@ def theme() -> Base:
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_700",
         input_border_color_focus="*primary_600",
+        input_border_color_focus_dark="*primary_500",
         input_border_width="1px",
         input_padding="*spacing_md *spacing_lg",
         button_primary_background_fill="*primary_700",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import html
 import math
+import os
+import re
 from typing import Any
 
 import gradio as gr
@@ -194,7 +196,7 @@ class TrainTab:
 def frame(watch: Watch) -> pd.DataFrame:
     """The curves as the plot wants them: both are there from the start, for it would not take in another one later."""
     rows = [(step, loss, "training") for step, loss in watch.curve.points]
-    rows += [(step, loss if step else math.nan, "validation") for step, loss in [(0, 0.0), *watch.validation]]
+    rows += [(step, loss, "validation") for step, loss in watch.validation or [(0, math.nan)]]
     return pd.DataFrame(rows, columns=["step", "loss", "split"])
 
 
@@ -205,8 +207,14 @@ def progress_html(progress: Progress) -> str:
     head = f'<span class="badge {progress.status}">{progress.status}</span><b>{html.escape(progress.name)}</b>{counted}'
     bar = f'<progress value="{progress.step}" max="{progress.total or 1}"></progress>'
     facts = "".join(f"<span>{html.escape(fact)}</span>" for fact in progress.facts)
-    error = f'<div class="wrong">{html.escape(progress.error)}</div>' if progress.error else ""
+    error = f'<div class="wrong">{html.escape(without_uploads(progress.error))}</div>' if progress.error else ""
     return f'<div class="head">{head}</div>{bar}<div class="facts">{facts}</div>{error}'
+
+
+def without_uploads(message: str) -> str:
+    """A message that names an uploaded file as the user calls it, without the folder that it was put into."""
+    folder = os.environ.get("GRADIO_TEMP_DIR")
+    return re.sub(rf"{re.escape(folder)}[/\\][^/\\]+[/\\]", "", message) if folder else message
 
 
 def samples_html(watch: Watch) -> str:

@@ -18,6 +18,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from gpt2demo import hookimpl
 from gpt2demo.errors import TokenizerError
 from gpt2demo.interfaces import Tokenizer
+from gpt2demo.tokenizers.byte import utf8
 
 FILE = "sentencepiece.model"
 END, SPACE = "<|endoftext|>", "▁"
@@ -86,6 +87,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The pieces' ids."""
+        utf8(text)
         with one_line("text"):
             first, *rest = text.split(SPACE)
             ids: list[int] = self._pieces.encode(first)
@@ -112,7 +114,7 @@ class SentencePieceTokenizer:
 def sentences(texts: Iterable[str]) -> Iterator[str]:
     """Texts in pieces that SentencePiece takes."""
     for text in texts:
-        text.encode()  # refuses half a surrogate pair here rather than somewhere in the library
+        utf8(text)  # refuses half a surrogate pair here rather than somewhere in the library
         yield from (text[start : start + LONGEST] for start in range(0, len(text), LONGEST))
 
 
