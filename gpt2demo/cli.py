@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -23,7 +24,7 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.options import AnywhereGroup, with_settings
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.run import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import Signals, catch_signals, line, print_list, say, show_progress, show_training
+from gpt2demo.terminal import Signals, catch_signals, line, print_list, say, show_progress, show_training, terminated
 from gpt2demo.terminal import chat as chat_in_terminal
 
 app = typer.Typer(
@@ -384,6 +385,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *rest: say(f"gpt2demo: warning: {line(str(message))}")
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal or a file cannot take comes out as "?"
         sys.stdout.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, terminated)  # so that what is half written is removed
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()

@@ -209,6 +209,13 @@ class BenchConfig(Config):
     rounds: int = Field(7, ge=1, le=1000, description="times that every contestant writes, in turns")
     peers: tuple[str, ...] = Field((), description="transformers, genai or llama.cpp, or NAME=PYTHON; may be repeated")
 
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        for name, values in (("dtypes", self.dtypes), ("peers", tuple(peer.partition("=")[0] for peer in self.peers))):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={', '.join(values)}: give each once")
+        return self
+
 
 class Preset(Config):
     """A named set of defaults for a training."""

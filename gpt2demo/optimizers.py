@@ -1,4 +1,4 @@
-"""The built-in optimizer, registered through the same hook as any plugin's."""
+"""What a step changes: the built-in optimizer, registered through the same hook as any plugin's, and what is left as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from gpt2demo.config import TrainConfig
+    from gpt2demo.model import GPT2
 
 
 def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -29,3 +30,10 @@ def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 def gpt2demo_optimizers() -> dict[str, OptimizerFactory]:
     """The built-in optimizers by name."""
     return {"adamw": adamw}
+
+
+def freeze(model: GPT2, layers: int) -> None:
+    """Take the first layers, and with them the embeddings, out of the training; nothing when `layers` is 0."""
+    if layers:
+        for part in (model.wte, model.wpe, *model.h[:layers]):
+            part.requires_grad_(False)

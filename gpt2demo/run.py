@@ -285,8 +285,9 @@ def find_run(name: str) -> Run:
 
 
 def _places(name: str, *folders: Path) -> list[Path]:
-    """The paths that a name may mean: one in these folders, or itself. `.` and `..` are no names."""
-    return [*([] if name in ("", ".", "..") else [folder / name for folder in folders]), Path(name)]
+    """The paths that a name may mean: one in the first folder, itself, one in the others. `.` and `..` are no names."""
+    inside = [] if name in ("", ".", "..") else [folder / name for folder in folders]
+    return [*inside[:1], Path(name), *inside[1:]]
 
 
 def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_export: Callable[[Path], bool]) -> Run | Path:

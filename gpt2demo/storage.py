@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -12,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from gpt2demo.errors import CheckpointError
 
 JSON_LIMIT = 16 * 2**20
-TEMPORARY = ".tmp-"
+TEMPORARY, OLD = ".tmp-", "-old"
 
 
 def certainly(look: Callable[[], bool]) -> bool:
@@ -93,7 +96,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears at `target` whole or not at all.
+    """A folder that appears at `target` whole or not at all. What is there already stays until then, and is replaced.
 
     Gives a temporary sibling to write into. At the end of the block all files are flushed and the folder is renamed; when the
     block raises, it is removed.
@@ -110,12 +113,39 @@ def new_folder(target: Path) -> Iterator[Path]:
                 path.chmod(temporary.stat().st_mode & 0o666)
             fsync(path)
         fsync(temporary)
-        os.rename(temporary, target)
+        _move(temporary, target)
         fsync(target.parent)
     except OSError as error:
         raise unwritable(target, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(temporary: Path, target: Path) -> None:
+    """Put a finished folder into its place. What was there is moved away first, and deleted when nothing can go wrong."""
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    old = temporary.with_name(temporary.name + OLD)
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove what processes that were killed have left of `target`."""
+    for path in target.parent.glob(f"{TEMPORARY}{glob.escape(target.name)}-*"):
+        pid = path.name.removeprefix(f"{TEMPORARY}{target.name}-").partition("-")[0]
+        if not pid.isdecimal() or psutil.pid_exists(int(pid)):
+            continue
+        if path.name.endswith(OLD) and not target.exists():
+            os.rename(path, target)  # it was killed between two moves
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from rich.console import Console
 from rich.progress import (
@@ -54,6 +54,11 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 def printable(text: str) -> str:
     """A model's text without control characters: an untrained model can write sequences that upset a terminal."""
     return text.translate(CONTROLS)
+
+
+def terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler: end as after any exception, with everything on the way cleaned up."""
+    raise SystemExit(128 + number)
 
 
 class Signals:

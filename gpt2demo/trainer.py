@@ -31,6 +31,7 @@ from gpt2demo.events import Ended, Evaluation, Event, Sample, Saved, Started, St
 from gpt2demo.generate import Model
 from gpt2demo.hardware import keep_freed_memory, out_of_memory, torch_device, training_dtype
 from gpt2demo.model import GPT2
+from gpt2demo.optimizers import freeze
 from gpt2demo.prepare import create_run
 from gpt2demo.run import Run, State, Status, find_run, now
 from gpt2demo.schedule import learning_rate, total_steps
@@ -129,10 +130,14 @@ def train_run(run: Run, stop: StopRequest, **length: float | None) -> Iterator[E
 
 
 def _set_up(run: Run, info: dict[str, Any]) -> Training:
-    """A training from a run folder; where that fails, the state of a run that never began says why."""
+    """A training from a run folder; where that fails, the state of a run that never began says why. Who stops it wants no run."""
     try:
         return Training(run, info)
-    except BaseException as error:
+    except (KeyboardInterrupt, SystemExit):
+        if not run.has_state:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    except Exception as error:
         if not run.has_state:
             status, line = _end(error)
             with suppress(CheckpointError):
@@ -388,10 +393,3 @@ class Training:
         self.run.write_state(self.state("running"))
         checkpoint.prune(self.run.checkpoints, self.config.keep)
         return Saved(self.step, saved.path, saved.validation_loss)
-
-
-def freeze(model: GPT2, layers: int) -> None:
-    """Take the first layers, and with them the embeddings, out of the training; nothing when `layers` is 0."""
-    if layers:
-        for part in (model.wte, model.wpe, *model.h[:layers]):
-            part.requires_grad_(False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from gpt2demo.model import GPT2
 from gpt2demo.run import Run
 from gpt2demo.storage import sha256
 from gpt2demo.tokenizers.byte import ByteTokenizer
+from gpt2demo.ui import models
 
 CONFIG = ModelConfig(vocab_size=256, n_positions=48, n_embd=32, n_head=4, n_layer=2)
 
@@ -433,8 +436,8 @@ def test_names_lead_to_folders(source, exported, tmp_path, monkeypatch):
     assert export_model(source.parent.parent, report=lines.append) == tmp_path / "tiny"
     assert export_model(source, report=lines.append) == tmp_path / "tiny-step-00000001"
     assert export_model(source, "gguf", report=lines.append) == tmp_path / "tiny-step-00000001-gguf"
-    assert export_model(source, "gguf", report=lines.append).exists()  # again: an export may be replaced
-    assert lines == [source.name] * 4
+    folder = export_model(source, "gguf", report=lines.append)  # again: an export may be replaced
+    assert lines == [*[source.name] * 4, f"replacing the export that is in {folder}"]
     (source.parent.parent / "run.json").unlink()
     with pytest.raises(RunError, match="is an export already"):
         export_model(exported)
@@ -497,3 +500,104 @@ assert gpt2demo.export.gpt2demo_exporters()["onnx"].summary
 assert not {"torch", "onnx", "onnxscript", "onnxruntime"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# ---------------------------------------------------------------------------------------------- what is there already
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such refusal")
+def test_an_old_export_is_whole_when_the_new_one_cannot_take_its_place(copy, source, monkeypatch):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    rename = os.rename
+
+    def refuse(old, new):
+        if Path(new) == copy and not str(old).endswith("-old"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        export_model(source, output=copy, report=lambda line: None)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_what_a_killed_export_left_is_removed_and_never_offered(copy, source, monkeypatch):
+    monkeypatch.setenv("GPT2DEMO_EXPORTS_DIR", str(copy.parent))
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = [copy.with_name(f".tmp-{copy.name}-{process.pid}-1a2b3c4d{end}") for end in ("", "-old")]
+    other = copy.with_name(f".tmp-{copy.name}-{os.getpid()}-1a2b3c4d")
+    for folder in (*left, other):
+        shutil.copytree(copy, folder)
+    assert [model for _, model in models.choices()] == [str(copy)]
+    export_model(source, output=copy, report=lambda line: None)
+    assert {path.name for path in copy.parent.iterdir()} == {copy.name, other.name}
+
+
+def test_an_export_is_written_behind_a_link_but_not_over_the_current_folder(copy, source, tmp_path, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to(copy, target_is_directory=True)
+    stamp = (copy / "gpt2demo.json").stat().st_mtime_ns
+    assert export_model(source, output=link, report=lambda line: None) == link
+    assert link.is_symlink()
+    assert (copy / "gpt2demo.json").stat().st_mtime_ns != stamp
+    monkeypatch.chdir(copy)
+    with pytest.raises(RunError, match="is the current folder"):
+        export_model(source, output=Path(), report=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "complaint"),
+    [
+        (("samplers",), ["a"], "describes no usable model .samplers"),
+        (("samplers", 0, "inputs"), {"value": 7}, "describes no usable model .samplers"),
+        (("samplers", 0, "limits"), {"value": [1, 2, 3]}, "describes no usable model .samplers"),
+        (("samplers", 0, "inputs"), {"value": "nope"}, "its inputs are not those of the samplers"),
+        (("samplers", 0, "inputs"), {}, "its inputs are not those of the samplers"),
+        (("samplers", 0, "values"), {}, "its inputs are not those of the samplers"),
+    ],
+)
+def test_a_certificate_that_does_not_describe_the_samplers_is_refused(copy, place, value, complaint):
+    stored = json.loads((copy / "gpt2demo.json").read_text())
+    *way, last = place
+    part = stored
+    for step in way:
+        part = part[step]
+    part[last] = value
+    (copy / "gpt2demo.json").write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match=complaint):
+        OnnxEngine(copy, "cpu").set_options([("temperature", {"value": 1.0}), ("top-k", {"k": 3}), ("top-p", {"p": 0.5})])
+
+
+def test_a_graph_that_is_not_what_its_certificate_says_is_one_line(copy):
+    stored = json.loads((copy / "gpt2demo.json").read_text())
+    stored["shape"]["n_positions"] *= 4
+    (copy / "gpt2demo.json").write_text(json.dumps(stored))
+    engine = OnnxEngine(copy, "cpu")
+    with pytest.raises(CheckpointError, match="the exported graph is not what its certificate says"):
+        for _ in range(engine.n_positions):
+            engine.feed(np.zeros((1, 1), np.int64))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer/plugin.json"])
+def test_another_tokenizer_is_not_the_certified_one(copy, name):
+    (copy / name).write_text((copy / name).read_text() + " ", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"is not the file that gpt2demo\.json certifies"):
+        OnnxEngine(copy, "cpu")
+
+
+def test_rounded_weights_do_not_hide_a_mistake_in_the_graph(source, tmp_path):
+    """Here: the padding of shorter rows is looked at."""
+    folder = export_model(source, output=tmp_path / "int4", dtype="int4", report=lambda line: None)
+    engine = OnnxEngine(folder, "cpu")
+    ids = np.arange(engine.n_positions) % engine.vocab_size
+    certificate.check_itself(engine, ids)
+    begin = engine._begin
+
+    def begin_without_padding(rows, padding):
+        begin(rows, None)
+
+    engine._begin = begin_without_padding
+    with pytest.raises(ExportError, match="does not read alike in all ways: 3 padded rows"):
+        certificate.check_itself(engine, ids)

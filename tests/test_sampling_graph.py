@@ -95,6 +95,20 @@ def test_a_limit_that_follows_the_entropy_is_the_same_over_a_large_vocabulary(sp
     assert inside.tolist() == drawn_outside(spec, logits, uniform, text).tolist()
 
 
+@pytest.mark.parametrize("size", [1, 2, 4, 9, 20])
+def test_ngrams_are_not_repeated_behind_a_text_of_any_length(size: int) -> None:
+    """Also behind one that is shorter than an n-gram, and longer than the text that the trace saw."""
+    spec = f"no-repeat-ngram:size={size}"
+    traced = sampling.trace([spec], 12)
+    rng = torch.Generator().manual_seed(0)
+    for length in (1, 2, 3, 6, 8, 21, 40):
+        logits = torch.randn(300, 12, generator=rng)
+        uniform = torch.rand(300, 1, generator=rng, dtype=torch.float64)
+        text = torch.arange(length).repeat(300, 1) % torch.tensor([2, 3, 5]).repeat(100)[:, None]
+        inside = drawn_inside(traced, spec, logits, uniform, text)
+        assert inside.tolist() == drawn_outside(spec, logits, uniform, text).tolist(), length
+
+
 def drawn_outside(spec: str, logits: torch.Tensor, uniform: torch.Tensor, text: torch.Tensor) -> Any:
     """What PyTorch draws, (B, 1)."""
     return inverse(plugins.create_sampler(spec)(logits, SamplingContext(text, 4)), uniform).numpy()
@@ -189,11 +203,31 @@ def test_what_cannot_be_part_of_a_graph_is_named(registered: dict[str, type[Samp
         def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
             return logits if float(logits.sum()) > 0 else -logits
 
-    registered |= {"moody": Moody, "hasty": Hasty}
+    class Patient(Sampler):
+        def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+            return logits if context.ids.shape[1] < 60 else -logits
+
+    registered |= {"moody": Moody, "hasty": Hasty, "patient": Patient}
     with pytest.raises(SettingError, match="sampler 'moody': .* cannot be part of a graph"):
         sampling.trace(["temperature", "moody"], 50)
     with pytest.raises(SettingError, match="sampler 'hasty': cannot be traced .* `traceable = False`"):
         sampling.trace(["temperature", "hasty"], 50)
+    with pytest.raises(SettingError, match="sampler 'patient': cannot be traced"):
+        sampling.trace(["patient"], 50)
+
+
+def test_an_option_that_nothing_reads_is_no_input(registered: dict[str, type[Sampler]], source: Path, tmp_path: Path) -> None:
+    class Idle(Sampler):
+        used: float = Field(2.0, description="is read")
+        unused: float = Field(1.0, description="is not")
+
+        def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+            return logits * self.used
+
+    registered["idle"] = Idle
+    folder = export_model(source, output=tmp_path / "idle", samplers=["idle"], report=lambda line: None)
+    (step,) = json.loads((folder / "gpt2demo.json").read_text())["samplers"]
+    assert (step["inputs"], step["fixed"]) == ({"used": "idle.used"}, {"unused": 1.0})
 
 
 def test_the_exporter_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:

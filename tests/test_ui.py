@@ -607,7 +607,7 @@ def test_what_is_hidden_is_not_asked_and_a_preparation_can_be_stopped(served: Se
 
     one.page.locator("#dataset input").click()
     one.page.get_by_role("option", name="tales").click()
-    one.page.locator("#dataset-tales-stories input").fill("100000")
+    one.page.locator("#dataset-tales-stories input").fill("1000000")
     one.page.locator("#run-name textarea").fill("large")
     one.page.locator("#start").click()
     one.see("#progress", "preparing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -92,6 +93,8 @@ def bench_generate(config: BenchConfig, folder: Path, report: Callable[[str], No
 def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[Contestant]:
     """Write a model with random weights in all forms, and name who runs which."""
     torch.manual_seed(0)
+    for spec in config.peers:
+        check_peer(spec)
     model = GPT2(shape).eval()
     save_tokenizer(ByteTokenizer(), "byte", folder / "tokenizer")
     progress = {"step": 0, "validation_loss": None}
@@ -118,15 +121,22 @@ def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, repo
     return folder
 
 
-def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Contestant]:
-    """Another program, given as `NAME` or `NAME=PYTHON` where it lives in another environment: once for each form of the weights.
+def check_peer(spec: str) -> None:
+    """Make sure that we know a peer, and that its Python is there.
 
     Raises:
-        SettingError: we do not know it, or it cannot be had.
+        SettingError: we do not, or it is not.
     """
     name, _, python = spec.partition("=")
     if name not in PEERS:
         raise SettingError(f"peers={spec!r}: there is no such peer; there are {', '.join(PEERS)}")
+    if python and shutil.which(python) is None:
+        raise SettingError(f"peers={spec!r}: {python} is no program; give the python of an environment that has {name}")
+
+
+def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Contestant]:
+    """Another program, `NAME` or `NAME=PYTHON` where it lives in another environment: once for each form of the weights."""
+    name, _, python = spec.partition("=")
     models = {"transformers fp32": (checkpoint, checkpoint / "model.safetensors")}
     if name == "genai":
         models = {f"genai {dtype}": (path, path / "model.onnx") for dtype, path in exports.items()}

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from gpt2demo.config import ModelConfig
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from gpt2demo.config import ModelConfig, describe
 from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.run import Run, exports_dir
 from gpt2demo.storage import certainly, read_json, sha256
@@ -34,6 +36,16 @@ def cache_names(prefix: str, n_layer: int) -> list[str]:
 def head_dim(config: ModelConfig) -> int:
     """Width of a head in the cache. onnxruntime's attention takes multiples of 8: other heads are filled up with zeros."""
     return -(-config.n_embd // config.n_head // 8) * 8
+
+
+class Step(BaseModel):
+    """A sampler inside generate.onnx, see `Exported.chain`."""
+
+    name: str
+    inputs: dict[str, str]
+    limits: dict[str, tuple[int | float | None, int | float | None]]
+    values: dict[str, int | float]
+    fixed: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,12 @@ def check_export(folder: Path) -> Exported:
         raise CheckpointError(f"{folder}: has export format {found!r}, this program reads {FORMAT}; {again}")
     for name, foreign in ((MODEL, _ANY), (GENERATE, _ELSEWHERE)):
         if name == MODEL or (folder / name).is_file():
-            _check_file(folder / name, certificate, foreign)
+            _check_sum(folder, name, certificate)
+            _check_references(folder / name, foreign)
+    files = certificate.get("files")
+    for name in files if isinstance(files, dict) else ():
+        if name not in (MODEL, GENERATE):  # the tokenizer's
+            _check_sum(folder, name, certificate)
     try:
         return Exported(
             folder, ModelConfig.create(**certificate["shape"]), _dtype(certificate["dtype"]), _chain(folder, certificate)
@@ -103,17 +120,26 @@ _ANY = re.compile(rb"location")
 _ELSEWHERE = re.compile(rb"location(?!\x12\x0amodel\.onnx)")
 
 
-def _check_file(file: Path, certificate: dict[str, Any], foreign: re.Pattern[bytes]) -> None:
-    """Make sure that a graph is the certified one, and refers to no file that it must not refer to.
+def _check_sum(folder: Path, name: str, certificate: dict[str, Any]) -> None:
+    """Make sure that a file is the certified one.
+
+    Raises:
+        CheckpointError: it is missing, or another.
+    """
+    file = folder / name
+    if not certainly(file.is_file) or sha256(file) != _listed(certificate, name).get("sha256"):
+        raise CheckpointError(f"{file}: is not the file that {CERTIFICATE} certifies; export the model again")
+
+
+def _check_references(file: Path, foreign: re.Pattern[bytes]) -> None:
+    """Make sure that a graph refers to no file that it must not refer to.
 
     ONNX names a file with weights under the key "location", before the file's name with its length; the exporter leaves no other
     text with that word in a graph. Searching the bytes takes no memory, parsing them would take as much as the model.
 
     Raises:
-        CheckpointError: it is another file, or it does.
+        CheckpointError: it does.
     """
-    if not file.is_file() or sha256(file) != _listed(certificate, file.name).get("sha256"):
-        raise CheckpointError(f"{file}: is not the file that {CERTIFICATE} certifies; export the model again")
     if not file.stat().st_size:
         raise CheckpointError(f"{file}: is empty; export the model again")
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -131,11 +157,11 @@ def _chain(folder: Path, certificate: dict[str, Any]) -> list[dict[str, Any]] | 
     """The samplers inside generate.onnx; TypeError when the certificate describes none, though the file is there."""
     if not (folder / GENERATE).is_file():
         return None
-    chain = certificate["samplers"]
-    kinds = {"name": str, "inputs": dict, "limits": dict, "fixed": dict}
-    if not isinstance(chain, list) or not all(isinstance(step.get(key), kind) for step in chain for key, kind in kinds.items()):
-        raise TypeError("samplers")
-    return chain
+    try:
+        steps = TypeAdapter(list[Step]).validate_python(certificate["samplers"])
+    except ValidationError as error:
+        raise TypeError(f"samplers: {describe(error)}") from None
+    return [step.model_dump() for step in steps]
 
 
 def _listed(manifest: dict[str, Any], name: str) -> dict[str, Any]:

@@ -159,6 +159,7 @@ class OnnxEngine:
         if self._generate is None:
             session, self._generate = self._open(GENERATE)
             self._inputs = {value.name: value for value in session.get_inputs()}
+            _check_options(self._inputs, self.exported)
             self._looks_back, self._knows_prompt = "text_ids" in self._inputs, "prompt_length" in self._inputs
             self._bind_buffers(self._generate)
         for step, (_, options) in zip(self.exported.chain or [], chain, strict=True):
@@ -242,6 +243,22 @@ def limited(number: float, low: float | None, high: float | None) -> float:
     """A number within limits, of which there may be none."""
     number = number if low is None else max(low, number)
     return number if high is None else min(high, number)
+
+
+def _check_options(inputs: Mapping[str, Any], exported: Exported) -> None:
+    """Make sure that generate.onnx takes the numbers that the certificate names, and no others.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    named = {name for step in exported.chain or [] for name in step["inputs"].values()}
+    others = {"input_ids", "attention_mask", "position_ids", "uniform", "text_ids", "prompt_length"}
+    others |= set(cache_names("past_key_values", exported.config.n_layer))
+    if named != inputs.keys() - others or not all(
+        step["inputs"].keys() <= step["values"].keys() for step in exported.chain or []
+    ):
+        file = exported.folder / GENERATE
+        raise CheckpointError(f"{file}: its inputs are not those of the samplers that {CERTIFICATE} describes")
 
 
 def _check_graph(session: Any, exported: Exported) -> None:

@@ -64,11 +64,24 @@ class Binding:
         self._binding.bind_ortvalue_output(target, value)
 
     def run(self) -> None:
-        """Compute."""
+        """Compute.
+
+        Raises:
+            CheckpointError: the graph is not what its certificate says.
+            MemoryError: it does not fit.
+        """
         if not self._in_place:
             for name, value in self._arrays.items():
                 self._bind(name, value)
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime has a class for each kind of complaint, and no common base
+            reason = " ".join(str(error).split())
+            if "allocate memory" in reason or "bad allocation" in reason or "bad_alloc" in reason:
+                raise MemoryError(reason) from None
+            raise CheckpointError(
+                f"the exported graph is not what its certificate says ({reason[-200:]}); export again"
+            ) from None
 
     def _bind(self, name: str, value: npt.NDArray[Any]) -> None:
         self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, address(value))

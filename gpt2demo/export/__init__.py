@@ -5,17 +5,18 @@ Everything heavy is imported when an export begins: listing the formats costs no
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from gpt2demo.chains import FILE as CHAINS
-from gpt2demo.errors import RunError, SettingError
+from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import Exporter
 from gpt2demo.run import Run, exports_dir, find_model, now
-from gpt2demo.storage import certainly, new_folder, write_json
+from gpt2demo.storage import certainly, new_folder, remove_abandoned, write_json
 
 MARK = "gpt2demo.json"
 """Every export has a file of this name: ONNX a certificate, others at least who made it and when."""
@@ -82,7 +83,7 @@ def export_model(
         RunError: there is no such model, or something else is at `output`.
         SettingError: the format does not have this dtype.
         PluginError: there is no such format.
-        CheckpointError: the checkpoint is damaged, or the disk refused.
+        CheckpointError: the checkpoint is damaged, or the disk refused. What was there is there still.
         ExportError: the written model is not the same model.
 
     """
@@ -99,19 +100,37 @@ def export_model(
         if not spec.startswith("@"):
             plugins.create_sampler(spec)  # a wrong one is said before anything is written
     checkpoint, name = _source(model)
-    target = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
-    there = certainly(target.exists)
-    if there and not _replaceable(target):
-        raise RunError(f"{target}: is already there and is no export; choose another --output")
+    asked = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
+    target = _target(asked)
+    remove_abandoned(target)
     with new_folder(target) as temporary:
-        exporter.export(checkpoint, temporary, dtype=dtype, report=report)
+        try:
+            exporter.export(checkpoint, temporary, dtype=dtype, report=report)
+        except CheckpointError as error:
+            if checkpoint.exists():
+                raise
+            advice = "stop the training first, or train with a larger --keep"
+            raise RunError(f"{checkpoint}: was removed by the training while it was exported ({error}); {advice}") from None
         if not (temporary / MARK).exists():
             write_json(temporary / MARK, {"exporter": format, "created": now()})
-        if there:
-            if (target / CHAINS).exists():  # the user's own
-                shutil.copyfile(target / CHAINS, temporary / CHAINS)
-            report(f"replacing the export that is in {target}")
-            shutil.rmtree(target)  # only now: the new one is proven
+        if (target / MARK).exists():  # only now: the new one is proven
+            report(f"replacing the export that is in {asked}")
+        if (target / CHAINS).exists():  # the user's own
+            shutil.copyfile(target / CHAINS, temporary / CHAINS)
+    return asked
+
+
+def _target(asked: Path) -> Path:
+    """Where to write, behind links.
+
+    Raises:
+        RunError: something else than an export is there, or the folder that this process is in.
+    """
+    target = Path(os.path.realpath(asked))
+    if certainly(target.exists) and not _replaceable(target):
+        raise RunError(f"{asked}: is already there and is no export; choose another --output")
+    if Path.cwd().is_relative_to(target):
+        raise RunError(f"{asked}: is the current folder, which cannot be replaced; choose another --output")
     return target
 
 

@@ -21,7 +21,7 @@ from gpt2demo.interfaces import Engine, SamplingContext
 from gpt2demo.model import GPT2
 from gpt2demo.streaming import NoText
 
-GREEDY, SAMPLED = 200, 64
+GREEDY, SAMPLED, SHORT = 200, 64, 16
 BORDER = 1e-3
 """How near a uniform number may be to the border between two tokens, in probability, for either to be right."""
 
@@ -105,15 +105,24 @@ def compare_sampled(model: GPT2, engine: OnnxEngine, ids: Ids, vocab_size: int) 
     prompt = np.resize(ids, max(1, min(SAMPLED, model.config.n_positions - count)))[None] % vocab_size
     chain = [(step["name"], step["values"] | step["fixed"]) for step in engine.exported.chain or []]
     reference: Engine = TorchEngine(model) if engine.exported.dtype == "fp32" else engine
+    repetitive = np.resize(prompt[:, :3], prompt.shape)  # a sampler may look back, as far as there is a text
+    for other in (prompt[:, :1], repetitive):
+        equal_draws(engine, reference, chain, other, min(SHORT, count), vocab_size)
+    equal = equal_draws(engine, reference, chain, prompt, count, vocab_size)
+    return {"chain": chain, "tokens": count, "equal_tokens": equal}  # fewer only on a border
+
+
+def equal_draws(engine: OnnxEngine, reference: Engine, chain: Options, prompt: Ids, count: int, vocab_size: int) -> int:
+    """How many ids from the start on are drawn the same inside generate.onnx and outside. Raises as `compare_sampled` does."""
     drawn, expected = sampled_inside(engine, chain, prompt, count), sampled_outside(reference, chain, prompt, count, vocab_size)
     equal = first_difference(drawn, expected)
     if equal < count:
         text = np.concatenate([prompt, [expected[:equal]]], axis=1).astype(np.int64)
         near = [sampled_outside(reference, chain, text, 1, vocab_size, shift)[0] for shift in (-BORDER, BORDER)]
         if drawn[equal] not in near:
-            tokens = f"token {equal + 1} is {drawn[equal]} instead of {expected[equal]}"
+            tokens = f"token {equal + 1} behind {prompt.shape[1]} is {drawn[equal]} instead of {expected[equal]}"
             raise ExportError(f"{GENERATE} does not draw as the samplers beside PyTorch do: {tokens}")
-    return {"chain": chain, "tokens": count, "equal_tokens": equal}  # fewer only on a border
+    return equal
 
 
 def sampled_inside(engine: OnnxEngine, chain: Options, prompt: Ids, count: int) -> list[int]:

@@ -59,7 +59,9 @@ def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
     expected = model(ids)
     difference = float((load_model(folder)(ids) - expected).abs().max())
     limit = LIMITS[dtype] * (1.0 if dtype == "fp32" else max(1.0, float(expected.abs().max())))
-    if not difference <= limit:  # NaN, too
+    if not expected.isfinite().all():
+        raise ExportError("the model's logits are not finite: it is damaged, or was trained until it diverged")
+    if not difference <= limit:
         raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, more than {limit:.3g}; try fp32")
     return {"largest_difference": difference, "limit": limit}
 

@@ -93,7 +93,7 @@ def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, 
     return {
         "format": FORMAT,
         "created": now(),
-        "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.glob("*.onnx"))},
+        "files": {file.relative_to(folder).as_posix(): listed(file) for file in certified(folder)},
         "dtype": dtype,
         "opset": OPSET,
         "shape": config.model_dump(exclude={"dropout"}),
@@ -108,6 +108,16 @@ def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, 
         },
         "versions": {name: found for name in packages if (found := _version(name))},
     }
+
+
+def certified(folder: Path) -> list[Path]:
+    """The files of an export that decide what it writes: graphs and tokenizer."""
+    return sorted([*folder.glob("*.onnx"), *folder.glob("tokenizer.json"), *folder.glob("tokenizer/*")])
+
+
+def listed(file: Path) -> dict[str, Any]:
+    """What the certificate says of a file."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _version(package: str) -> str | None:

@@ -52,7 +52,7 @@ def quantize(matrix: npt.NDArray[np.float32], bits: int) -> Quantized:
     rows, columns = matrix.shape
     block = next((size for size in BLOCKS[bits] if columns % size == 0), None)
     if block is None:
-        raise SettingError(f"dtype='int{bits}': a width of {columns} is not divisible by {BLOCKS[bits][-1]}; export fp32")
+        raise SettingError(f"a width of {columns} is not divisible by {BLOCKS[bits][-1]}, as {bits} bits need; export fp32")
     middle = 2 ** (bits - 1)
     cut = matrix.reshape(rows, columns // block, block)
     extreme = np.take_along_axis(cut, np.abs(cut).argmax(axis=-1, keepdims=True), axis=-1)  # (rows, blocks, 1)

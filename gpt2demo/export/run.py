@@ -4,8 +4,8 @@ Needs onnxruntime (or onnxruntime-gpu), numpy and tokenizers, nothing else. gpt2
 as a start for a program of your own. The numbers that it can change are those of the samplers in gpt2demo.json.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,20 @@ def read(name: str) -> dict[str, Any]:
     return content
 
 
-def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
+def main(prompt: str, options: dict[str, Any], count: int = 200) -> None:
     """Print a prompt and what the model adds to it."""
     about, end = read("gpt2demo.json"), read("generation_config.json").get("eos_token_id")
     shape, samplers = about["shape"], about["samplers"]
     tokenizer, stream = Tokenizer.from_file(str(FOLDER / "tokenizer.json")), DecodeStream(skip_special_tokens=False)
+    tokenizer.encode_special_tokens = True  # in a prompt they are text
     session = onnxruntime.InferenceSession(FOLDER / "generate.onnx", providers=["CPUExecutionProvider"])
-    random = np.random.default_rng(int(options["seed"]) if "seed" in options else None)
+    random = np.random.default_rng(options["seed"])
     types = {value.name: (value.shape, KINDS[value.type]) for value in session.get_inputs()}
     chosen = {}
     for step in samplers:
         for field, label in step["inputs"].items():
             low, high = step["limits"].get(field, (None, None))
-            number = options.get(label, step["values"][field])
+            number = options[label]
             number = number if low is None else max(low, number)
             chosen[label] = np.full(types[label][0], number if high is None else min(high, number), types[label][1])
 
@@ -48,7 +49,7 @@ def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
     for _ in range(count):
         known = next(iter(cache.values())).shape[2]
         if known + len(new) > shape["n_positions"]:  # the context is full: read the newer half of it again
-            cache, new, known = dict.fromkeys(cache, empty), text[-(shape["n_positions"] // 2) :], 0
+            cache, new, known = dict.fromkeys(cache, empty), text[-max(1, shape["n_positions"] // 2) :], 0
         inputs: dict[str, Any] = {
             "input_ids": np.array([new]),
             "attention_mask": np.ones((1, known + len(new)), np.int64),
@@ -68,6 +69,13 @@ def main(prompt: str, options: dict[str, float], count: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    beginning = words.pop(0) if words and not words[0].startswith("--") else ""
-    main(beginning, {name.removeprefix("--"): float(value) for name, value in zip(words[::2], words[1::2], strict=True)})
+    parser = argparse.ArgumentParser(description="Continue a prompt with the exported model in this folder.", allow_abbrev=False)
+    parser.add_argument("prompt", nargs="?", default="")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+    for step in read("gpt2demo.json")["samplers"]:
+        for field, label in step["inputs"].items():
+            parser.add_argument(
+                f"--{label}", dest=label, type=float, metavar="X", default=step["values"][field], help="default: %(default)s"
+            )
+    given = vars(parser.parse_args())
+    main(given.pop("prompt"), given)

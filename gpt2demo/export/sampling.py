@@ -23,6 +23,10 @@ Number = tuple[int, str]
 """An option that is an input of the graph: which sampler of the chain, which of its fields."""
 
 
+TEXT_LENGTH = torch.export.Dim("text_length", min=1)
+"""A sampler that branches on the length of the text is refused. A mere name would let torch fix the branch without a word."""
+
+
 class Chain(nn.Module):
     """Samplers and draw as one function of tensors."""
 
@@ -74,7 +78,8 @@ def trace(specs: Sequence[str], vocab_size: int) -> Traced:
         graph = _trace(samplers, numbers, names, vocab_size)
     if graph is None:
         raise SettingError(f"samplers {', '.join(names)}: cannot be traced together")
-    labels = dict(zip(numbers, _labels(numbers, names), strict=True))
+    read = {value.name for value in graph.inputs if value.uses()}  # an option that nothing reads is no input
+    labels = {number: label for number, label in zip(numbers, _labels(numbers, names), strict=True) if label in read}
     limits = {value.name: prepare(graph, value) for value in graph.inputs if value.name in labels.values()}
     every = enumerate(zip(names, samplers, strict=True))
     return Traced(graph, [_described(place, name, sampler, labels, limits) for place, (name, sampler) in every])
@@ -126,7 +131,7 @@ def _trace(samplers: Sequence[Sampler], numbers: Sequence[Number], names: Sequen
                 example,
                 input_names=["logits", "uniform", "text_ids", "prompt_length", *_labels(numbers, names)],
                 output_names=["next_ids"],
-                dynamic_shapes=(rows, rows, {0: "batch_size", 1: "text_length"}, {}, [{}] * len(tensors)),
+                dynamic_shapes=(rows, rows, {0: "batch_size", 1: TEXT_LENGTH}, {}, [{}] * len(tensors)),
                 opset_version=18,
                 dynamo=True,
                 optimize=False,

@@ -52,15 +52,16 @@ class NoRepeatNgram(Sampler):
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
         """Where nothing else is left, the row stays as it is: a repetition is better than no token."""
-        ids, n = context.ids, self.size
-        windows = ids.shape[1] - n + 1  # n-grams so far
-        if windows < 1:
-            return logits
+        from torch.nn import functional as F
+
+        n = self.size
+        ids = F.pad(context.ids, (n, 0), value=-1)  # before the text is nothing: so there is no branch for a short one
+        windows = context.ids.shape[1] + 1  # n-grams that end with each token, and one that is nothing
         after = ids[:, n - 1 :]  # (B, windows), each n-gram's last token
         same = after >= 0  # all of them; then only those whose other tokens are the latest n - 1 tokens
         for offset in range(n - 1):
             same = same & (ids[:, offset : offset + windows] == ids[:, windows + offset, None])
-        banned = logits.new_zeros(logits.shape).scatter_add(-1, after, same.to(logits.dtype)) > 0
+        banned = logits.new_zeros(logits.shape).scatter_add(-1, after.clamp(min=0), same.to(logits.dtype)) > 0
         rest = logits.masked_fill(banned, float("-inf"))
         return rest.where(rest.amax(dim=-1, keepdim=True) > float("-inf"), logits)
 

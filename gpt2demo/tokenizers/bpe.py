@@ -54,7 +54,8 @@ class BpeTokenizer:
         import tiktoken
 
         vocabulary = Vocabulary.read(stored)
-        self._stored = stored
+        # These two are no part of a tokenizer: transformers leaves there how it made a batch.
+        self._stored: dict[str, Any] = {**stored, **dict.fromkeys({"padding", "truncation"} & stored.keys())}
         self.vocab_size = len(vocabulary.ranks) + len(vocabulary.specials)
         self.eos_id: int | None = vocabulary.specials.get(END)
         with rust("tokenizer"):
@@ -202,6 +203,7 @@ class SpecialPart(BaseModel):
 
     id: StrictInt
     content: str
+    special: bool = True
 
 
 class TokenizerFile(BaseModel):
@@ -237,6 +239,8 @@ class Vocabulary:
             file = TokenizerFile.model_validate(stored)
         except ValidationError as error:
             raise TokenizerError(f"is no BPE like GPT-2's: {describe(error)}") from None
+        if ordinary := next((token.content for token in file.added_tokens if not token.special), None):
+            raise TokenizerError(f"added_tokens: {ordinary[:80]!r} is not special, so text has it; such tokens are not supported")
         specials = {token.content: token.id for token in file.added_tokens}
         ids = {token: number for token, number in file.model.vocab.items() if specials.get(token) != number}
         if sorted([*ids.values(), *specials.values()]) != list(range(len(ids) + len(specials))):

@@ -57,6 +57,7 @@ def _from_vocab_and_merges(folder: Path, options: dict[str, Any]) -> dict[str, A
     decoder = options.get("added_tokens_decoder")
     try:
         special |= {token["content"]: int(number) for number, token in (decoder or {}).items()}
+        ordinary = {token["content"] for token in (decoder or {}).values() if token.get("special") is False}
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise TokenizerError(f"{folder}: merges.txt or tokenizer_config.json cannot be read ({error})") from None
@@ -64,7 +65,9 @@ def _from_vocab_and_merges(folder: Path, options: dict[str, Any]) -> dict[str, A
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
-        "added_tokens": [{"id": number, "content": name, **flags, "special": True} for name, number in special.items()],
+        "added_tokens": [
+            {"id": number, "content": name, **flags, "special": name not in ordinary} for name, number in special.items()
+        ],
         "pre_tokenizer": byte_level,
         "decoder": byte_level,
         "model": {

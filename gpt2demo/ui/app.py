@@ -33,6 +33,7 @@ def build() -> gr.Blocks:
                     plugin_tab(title)
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         page.load(**train.look)
+        page.load(export.in_progress, None, export.report, **quiet)
         page.load(chat.newest, None, chat.model, **quiet)
         train.ended.change(chat.after_training, [chat.talk, chat.model], chat.model, **quiet)
         gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **quiet)

@@ -54,6 +54,15 @@ class ExportTab:
         runs = models.runs()
         return gr.Dropdown(runs, value=chosen if chosen in runs else next(iter(runs), None))
 
+    def in_progress(self) -> Any:
+        """An update of the report for a page that has just been opened."""
+        return gr.Textbox("An export is being written; wait until it is done.") if _one_at_a_time.locked() else gr.skip()
+
+    @property
+    def report(self) -> gr.Textbox:
+        """The report, output of `in_progress`."""
+        return self._report
+
     @property
     def run(self) -> gr.Dropdown:
         """The list of runs, input and output of `refresh`."""

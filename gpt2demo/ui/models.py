@@ -11,6 +11,7 @@ from pathlib import Path
 from gpt2demo.engines.exported import is_export
 from gpt2demo.generate import EngineName, Model, load
 from gpt2demo.run import Run, exports_dir, list_runs, runs_dir
+from gpt2demo.storage import TEMPORARY
 
 KEPT = 4
 Key = tuple[str, EngineName, int]
@@ -20,7 +21,8 @@ def choices() -> list[tuple[str, str]]:
     """Label and MODEL of every run that has a checkpoint and of every export, the newest first."""
     found = [(_version(run.path), run.name, run.name) for run in list_runs() if _version(run.path)]
     folder = exports_dir()
-    exports = [path for path in folder.iterdir() if is_export(path)] if folder.is_dir() else []
+    there = [path for path in folder.iterdir() if not path.name.startswith(TEMPORARY)] if folder.is_dir() else []
+    exports = [path for path in there if is_export(path)]
     found += [(_version(path), f"{path.name} (exported)", str(path)) for path in exports]
     return [(label, model) for _, label, model in sorted(found, reverse=True)]
 

@@ -14,12 +14,11 @@ import socket
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from gpt2demo.errors import RunError, SettingError
-from gpt2demo.terminal import say
+from gpt2demo.terminal import say, terminated
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -49,7 +48,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth
     """
     login = _login(auth, host)
     port = _free_port(host, port)
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     with tempfile.TemporaryDirectory(prefix="gpt2demo-", ignore_cleanup_errors=True) as folder:  # of mode 0700
         page = create_app(uploads=folder)
         page.queue(api_open=False, max_size=32)
@@ -209,7 +208,3 @@ def _free_port(host: str, port: int) -> int:
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(f"--host {host} --port {port}: cannot listen there ({reason}); --port 0 takes a free port") from None
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
