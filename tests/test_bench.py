@@ -54,12 +54,15 @@ def test_samplers_are_compared_with_the_same_engine_without_them() -> None:
         ({"peers": ("ollama",)}, "peers='ollama': there is no such peer; there are transformers, genai, llama.cpp"),
         ({"prompt_tokens": 120, "new_tokens": 20}, "its context of 128 is shorter than 120 [+] 20 tokens"),
         ({"shape": "small"}, "preset='small'"),
+        ({"peers": ("transformers=/none/python",)}, "/none/python is no program"),
+        ({"peers": ("genai", "genai=python")}, "peers=genai, genai: give each once"),
+        ({"dtypes": ("fp32", "fp32")}, "dtypes=fp32, fp32: give each once"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
-    config = BenchConfig.create(**{"shape": "nano", "dtypes": (), **changes})
     with pytest.raises(SettingError, match=complaint):
-        bench_generate(config, tmp_path, lambda line: None)
+        bench_generate(BenchConfig.create(**{"shape": "nano", "dtypes": (), **changes}), tmp_path, lambda line: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_contestant_that_dies_is_named() -> None:

@@ -199,6 +199,22 @@ def test_several_special_tokens_are_kept_apart_from_text(trained: BpeTokenizer, 
     assert loaded.encode("<pad>") == trained.encode("<pad>")
 
 
+def test_how_a_batch_was_made_is_not_taken_over(trained: BpeTokenizer, stored: dict[str, Any]) -> None:
+    """transformers leaves it in the file that it saves."""
+    padding = {
+        "strategy": {"Fixed": 16},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": END,
+    }
+    truncation = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    kept = json.loads(BpeTokenizer({**stored, "padding": padding, "truncation": truncation}).tokenizer_json())
+    assert (kept["padding"], kept["truncation"]) == (None, None)
+    assert tokenizers.Tokenizer.from_str(json.dumps(kept)).encode("a b").ids == trained.encode("a b")
+
+
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     """Put a value at `a.b.c` of a file's content."""
     *folders, last = path.split(".")
@@ -249,6 +265,9 @@ CRAFTED = {
     "a special token without id": change("added_tokens", [{"content": END}]),
     "a special token far away": change("added_tokens", [{"content": END, "id": 10**9}]),
     "a special token that text can give": change("added_tokens", [{"content": "a", "id": 70}]),
+    "an added token that text has": lambda content: content["added_tokens"].append(
+        {**content["added_tokens"][0], "id": len(content["model"]["vocab"]) + 1, "content": "hello", "special": False}
+    ),
 }
 
 

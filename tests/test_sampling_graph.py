@@ -359,6 +359,19 @@ assert not {{"torch", "gpt2demo", "gradio", "transformers"}} & set(sys.modules),
     assert done[0].stdout == done[1].stdout
 
 
+@pytest.mark.parametrize("words", [["--top-p", "0.9"], ["--seed", "x"], ["--top-p.p", "high"], ["one", "two"]])
+def test_run_py_refuses_what_it_does_not_know(exported: Path, words: list[str]) -> None:
+    done = subprocess.run([sys.executable, str(exported / "run.py"), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("run.py: error: ")
+
+
+def test_run_py_tells_its_options(exported: Path) -> None:
+    done = subprocess.run([sys.executable, str(exported / "run.py"), "--help"], capture_output=True, text=True, check=True)
+    assert "--top-p.p X" in done.stdout
+    assert "default: 0.9" in done.stdout
+
+
 def test_an_export_of_the_default_chain_writes_without_torch(source: Path, tmp_path: Path) -> None:
     folder = export_model(source, output=tmp_path / "default", report=lambda line: None)
     assert check_export(folder).chain

@@ -31,7 +31,7 @@ LIMIT = 1e-3
 ROUNDED = {"fp16": (1e-3, 1.002), "int8": (1e-2, 1.01), "int4": (1e-1, 1.1)}
 """For weights with fewer bits: the largest mean divergence from the original's distribution, in nats, in any way of reading, and
 the largest factor by which the perplexity may grow. Single logits may differ by what the rounding makes of them."""
-ITSELF = 1e-4
+ITSELF = 1e-5
 """For these: the largest mean divergence of one way of reading from another, in nats."""
 TOKENS = 4096
 """How much held-out text is read for the perplexity, at least one window."""
