@@ -67,12 +67,15 @@ def decided_model(n_positions: int) -> GPT2:
     return gpt2
 
 
+TEXT = "".join(f"Line {n}: the quick brown fox jumps over {n % 7} lazy dogs, said Zoë.\n" for n in range(300))
+"""Twenty thousand characters of text with some structure."""
+
+
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
-    """Twenty thousand characters of text with some structure."""
+    """A file with the text."""
     path = tmp_path / "text.txt"
-    lines = (f"Line {n}: the quick brown fox jumps over {n % 7} lazy dogs, said Zoë.\n" for n in range(300))
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text(TEXT, encoding="utf-8")
     return path
 
 

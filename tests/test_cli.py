@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import TEXT, Cli
 
 from gpt2demo import checkpoint, data
 from gpt2demo.run import find_run
@@ -30,10 +31,20 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *wo
     assert done.stdout == ""
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    folder = tmp_path_factory.mktemp("once")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    command = [sys.executable, "-m", "gpt2demo", "--runs-dir", "runs", "train", "text.txt", "--run", "mine", *TINY]
+    subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=True)
+    return folder / "runs" / "mine"
+
+
 @pytest.fixture
-def trained(cli: Cli, text_file: Path) -> str:
-    done = cli("train", text_file, "--run", "mine", *TINY)
-    assert done.returncode == 0, done.stderr
+def trained(trained_once: Path, text_file: Path, tmp_path: Path) -> str:
+    """A run of the test's own, trained on its text file."""
+    shutil.copytree(trained_once, tmp_path / "runs" / "mine")
     return "mine"
 
 
