@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,34 @@ def test_a_new_export_keeps_the_chains_of_the_old_one(checkpoint: Path, tmp_path
     export_model(checkpoint, output=folder, report=lines.append)
     assert lines[-1] == f"replacing the export that is in {folder}"
     assert "five" in chains.load_chains(folder)
+
+
+def test_a_new_export_keeps_what_somebody_put_beside_the_old_one(checkpoint: Path, tmp_path: Path) -> None:
+    folder = export_model(checkpoint, output=tmp_path / "out", report=silent)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.md").write_text("mine", encoding="utf-8")
+    written = json.loads((folder / "gpt2demo.json").read_text())["written"]
+    assert {"model.onnx", "gpt2demo.json", "tokenizer/plugin.json"} <= set(written)
+    for _ in range(2):
+        export_model(checkpoint, output=folder, report=silent)
+        assert (folder / "notes" / "mine.md").read_text(encoding="utf-8") == "mine"
+        assert json.loads((folder / "gpt2demo.json").read_text())["written"] == written
+
+
+@pytest.mark.parametrize("mark", ["{}", "{"])
+def test_of_an_older_programs_export_saved_chains_are_kept(checkpoint: Path, tmp_path: Path, mark: str) -> None:
+    """It does not say which files are its own."""
+    folder = export_model(checkpoint, output=tmp_path / "out", report=silent)
+    chains.keep_chain(folder, "five", GenerateConfig(top_k=5))
+    (folder / "old.onnx").write_text("old", encoding="utf-8")
+    (folder / "gpt2demo.json").write_text(mark, encoding="utf-8")
+    export_model(checkpoint, output=folder, report=silent)
+    assert "five" in chains.load_chains(folder)
+    assert not (folder / "old.onnx").exists()
+
+
+def silent(line: str) -> None:
+    """A report that nobody reads."""
 
 
 def test_a_wrong_sampler_is_refused_before_an_export_begins(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import Exporter
 from gpt2demo.run import Run, exports_dir, find_model, now
-from gpt2demo.storage import certainly, new_folder, remove_abandoned, write_json
+from gpt2demo.storage import certainly, new_folder, read_json, remove_abandoned, write_json
 
 MARK = "gpt2demo.json"
 """Every export has a file of this name: ONNX a certificate, others at least who made it and when."""
@@ -68,6 +69,8 @@ def export_model(
 ) -> Path:
     """Export a model into a folder that appears whole and proven, or not at all. An older export there is replaced.
 
+    Files that somebody has put beside an older export's own are kept.
+
     Args:
         model: a run's name, the path of a run or checkpoint; left out, the newest run. Of a run the newest checkpoint is taken.
         format: the name of an exporter; plugins add more.
@@ -111,13 +114,28 @@ def export_model(
                 raise
             advice = "stop the training first, or train with a larger --keep"
             raise RunError(f"{checkpoint}: was removed by the training while it was exported ({error}); {advice}") from None
-        if not (temporary / MARK).exists():
-            write_json(temporary / MARK, {"exporter": format, "created": now()})
+        about = read_json(temporary / MARK) if (temporary / MARK).exists() else {"exporter": format, "created": now()}
+        write_json(temporary / MARK, {**about, "written": sorted({MARK, *_files(temporary)})})
         if (target / MARK).exists():  # only now: the new one is proven
             report(f"replacing the export that is in {asked}")
-        if (target / CHAINS).exists():  # the user's own
-            shutil.copyfile(target / CHAINS, temporary / CHAINS)
+            _keep_own(target, temporary)
     return asked
+
+
+def _files(folder: Path) -> list[str]:
+    """All files below a folder, as paths within it."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _keep_own(old: Path, new: Path) -> None:
+    """Copy what somebody has put into an export, such as saved chains, to the one that takes its place."""
+    written = None
+    with suppress(CheckpointError):
+        written = read_json(old / MARK).get("written")
+    own = set(_files(old)) - set(written) if isinstance(written, list) else {CHAINS} & set(_files(old))
+    for name in own - set(_files(new)):
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old / name, new / name)
 
 
 def _target(asked: Path) -> Path:
