@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -90,30 +90,17 @@ def export_model(
         ExportError: the written model is not the same model.
 
     """
-    from gpt2demo import plugins
-
-    made = plugins.registry().part("exporters", format)
-    if samplers and made is not OnnxExporter:
-        raise SettingError(f"samplers={', '.join(samplers)}: the format {format!r} has no samplers inside; use onnx")
-    exporter: Exporter = OnnxExporter(samplers) if made is OnnxExporter else made()
+    exporter = _exporter(format, samplers)
     dtype = dtype or exporter.dtypes[0]
     if dtype not in exporter.dtypes:
         raise SettingError(f"dtype={dtype!r}: the format {format!r} can be written as {', '.join(exporter.dtypes)}")
-    for spec in samplers:
-        if not spec.startswith("@"):
-            plugins.create_sampler(spec)  # a wrong one is said before anything is written
     checkpoint, name = _source(model)
     asked = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
     target = _target(asked)
     remove_abandoned(target)
     with new_folder(target) as temporary:
-        try:
+        with _while_it_is_there(checkpoint):
             exporter.export(checkpoint, temporary, dtype=dtype, report=report)
-        except CheckpointError as error:
-            if checkpoint.exists():
-                raise
-            advice = "stop the training first, or train with a larger --keep"
-            raise RunError(f"{checkpoint}: was removed by the training while it was exported ({error}); {advice}") from None
         about = read_json(temporary / MARK) if (temporary / MARK).exists() else {"exporter": format, "created": now()}
         write_json(temporary / MARK, {**about, "written": sorted({MARK, *_files(temporary)})})
         if (target / MARK).exists():  # only now: the new one is proven
@@ -122,18 +109,44 @@ def export_model(
     return asked
 
 
-def _files(folder: Path) -> list[str]:
+def _exporter(format: str, samplers: Sequence[str]) -> Exporter:  # noqa: A002  # the option's name
+    """An exporter by name. A wrong sampler is said here, before anything is written. Raises as `export_model` does."""
+    from gpt2demo import plugins
+
+    made = plugins.registry().part("exporters", format)
+    if samplers and made is not OnnxExporter:
+        raise SettingError(f"samplers={', '.join(samplers)}: the format {format!r} has no samplers inside; use onnx")
+    for spec in samplers:
+        if not spec.startswith("@"):  # that is a chain of the model's
+            plugins.create_sampler(spec)
+    exporter: Exporter = OnnxExporter(samplers) if made is OnnxExporter else made()
+    return exporter
+
+
+@contextmanager
+def _while_it_is_there(checkpoint: Path) -> Iterator[None]:
+    """Say what happened when a training that goes on has removed the checkpoint within the block."""
+    try:
+        yield
+    except CheckpointError as error:
+        if checkpoint.exists():
+            raise
+        advice = "stop the training first, or train with a larger --keep"
+        raise RunError(f"{checkpoint}: was removed by the training while it was exported ({error}); {advice}") from None
+
+
+def _files(folder: Path) -> set[str]:
     """All files below a folder, as paths within it."""
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _keep_own(old: Path, new: Path) -> None:
     """Copy what somebody has put into an export, such as saved chains, to the one that takes its place."""
-    written = None
+    there, written = _files(old), None
     with suppress(CheckpointError):
         written = read_json(old / MARK).get("written")
-    own = set(_files(old)) - set(written) if isinstance(written, list) else {CHAINS} & set(_files(old))
-    for name in own - set(_files(new)):
+    own = there.difference(written) if isinstance(written, list) else there & {CHAINS}  # an older program did not say
+    for name in own - _files(new):
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(old / name, new / name)
 

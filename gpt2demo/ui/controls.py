@@ -1,4 +1,4 @@
-"""A pydantic field becomes a control with its name, range, default and help. One list of settings, no copies."""
+"""A pydantic field becomes a control with its name, default and help. Ranges are checked by the settings classes."""
 
 from __future__ import annotations
 
