@@ -31,17 +31,14 @@ from gpt2demo.errors import (
     UserError,
 )
 from gpt2demo.hookspecs import hookimpl
-
-# The rooms `samplers/` and `tokenizers/` are imported first: importing one binds its name here, which the functions then take.
-import gpt2demo.samplers, gpt2demo.tokenizers  # noqa: E401, F401  # isort: skip  # binds the names, see above
-from gpt2demo.plugins import samplers, tokenizers  # isort: skip
+from gpt2demo.plugins import samplers, tokenizers
 
 if TYPE_CHECKING:
-    from gpt2demo.generate import load
-    from gpt2demo.trainer import train
+    from gpt2demo.generation.load import load
+    from gpt2demo.training.train import train
 
-# Threads that wait for each other spin for a moment and then sleep. Spinning on costs a factor of twenty as soon as something
-# else (a browser, a chat beside a training) needs one of the cores; sleeping at once costs a tenth. OpenMP reads this once.
+# OpenMP's threads spin briefly and then sleep. Spinning on would cost a factor of twenty as soon as another process (a browser, a
+# chat beside a training) needs a core; sleeping at once costs a tenth. OpenMP reads this once, so it is set before torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -69,8 +66,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "load": "gpt2demo.generate",
-    "train": "gpt2demo.trainer",
+    "load": "gpt2demo.generation.load",
+    "train": "gpt2demo.training.train",
 }
 
 

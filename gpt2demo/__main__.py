@@ -1,5 +1,5 @@
 """`python -m gpt2demo` is the same program as `gpt2demo`."""
 
-from gpt2demo.cli import main
+from gpt2demo.cli.commands import main
 
 main()

@@ -7,9 +7,10 @@ already there (may it change at a resume?) is decided in `trainer.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from gpt2demo.errors import SettingError
 
@@ -298,3 +299,17 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
             raise SettingError(f"{spec!r}: expected NAME:key=value,key=value with each key once")
         options[key] = value.strip()
     return name.strip(), options
+
+
+def plain_type(annotation: Any) -> tuple[Any, bool]:
+    """The type inside `X | None` or `tuple[X, ...]`, and whether it is the latter."""
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0], True
+    inner = [part for part in get_args(annotation) if part is not type(None)]
+    return (inner[0], False) if type(None) in get_args(annotation) else (annotation, False)
+
+
+def limits(field: FieldInfo) -> dict[str, float]:
+    """The range of a field: `ge`, `gt`, `le`, `lt`, as far as it has them."""
+    found = {key: getattr(part, key, None) for part in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(part, key)}
+    return {key: value for key, value in found.items() if value is not None}

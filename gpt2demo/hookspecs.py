@@ -52,7 +52,7 @@ def gpt2demo_training_event(run: Path, event: Any) -> None:
 
     Args:
         run: the run folder.
-        event: a `Step`, `Evaluation`, `Sample` or `Saved` of `gpt2demo.trainer`. It must not be changed. What the hook
+        event: a `Step`, `Evaluation`, `Sample` or `Saved` of `gpt2demo.training.loop`. It must not be changed. What the hook
             raises is reported once and does not stop the training.
     """
 

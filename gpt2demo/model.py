@@ -1,13 +1,13 @@
-"""GPT-2: ids in, logits out, with an optional key/value cache. Nothing else: no optimizer, no sampling, no weight files.
+"""GPT-2: ids in, logits out, with an optional key/value cache. No optimizer, no sampling, no weight files.
 
 The model of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019): the decoder of "Attention is all you
-need" with the layer norms moved to the inputs of the sub-blocks (section 2.3), learned positions, the tanh form of GELU and a
-head that shares its weights with the token embedding. Parameters carry the names of OpenAI's released code (`wte`, `c_attn`,
-`ln_f`), so that weights map one to one. Matrices are `nn.Linear` (out, in); OpenAI stores them (in, out): `weights.py`
-transposes.
+need" (Vaswani et al. 2017) with layer norms at the inputs of the sub-blocks (section 2.3), learned positions, the tanh form of
+GELU, and a head that shares its weights with the token embedding. Parameters have the names of OpenAI's released code (`wte`,
+`c_attn`, `ln_f`), so weights map one to one. Matrices are (out, in) as in `nn.Linear`; OpenAI stores them (in, out), and
+`runs/weights.py` transposes them.
 
-Legend for shapes: B = batch, T = new positions, S = all positions seen (cached and new), C = width (n_embd),
-H = heads, D = width of one head (C / H), V = vocabulary.
+Legend for shapes: B = batch, T = new positions, S = all positions (cached and new), C = width (n_embd), H = heads,
+D = width of a head (C / H), V = vocabulary.
 """
 
 from __future__ import annotations
@@ -20,50 +20,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2demo.config import ModelConfig
-
-PART = 2**15
-"""Numbers of a matrix that are worth a thread's while."""
+from gpt2demo.layers import Dropout, Linear, linear
 
 
 class Cache(Protocol):
-    """Keys and values of the positions already read, for every layer."""
+    """Keys and values of the positions read so far, for every layer; `engines/cache.py` has one."""
 
     length: int
     """Positions read before this forward pass."""
 
     def update(self, layer: int, keys_values: Tensor) -> Tensor:
-        """Append one layer's keys and values, (2, B, H, T, D); give all of them, (2, B, H, S, D)."""
+        """Append one layer's keys and values, (2, B, H, T, D); return all of them, (2, B, H, S, D)."""
         ...
 
     def advance(self, count: int) -> None:
-        """Called once at the end of a forward pass that read `count` positions."""
+        """Count `count` new positions; called once at the end of a forward pass."""
         ...
-
-
-class KeyValueCache:
-    """A cache in one block of memory that is allocated once: nothing is copied or allocated per token.
-
-    Args:
-        config: the model's shape.
-        batch: rows.
-        like: a tensor whose device and dtype the cache takes.
-    """
-
-    def __init__(self, config: ModelConfig, batch: int, like: Tensor) -> None:
-        head_dim = config.n_embd // config.n_head
-        self._block = like.new_empty(config.n_layer, 2, batch, config.n_head, config.n_positions, head_dim)
-        self.length = 0
-
-    def update(self, layer: int, keys_values: Tensor) -> Tensor:
-        """Write behind the positions already there; give a view of all of them."""
-        block = self._block[layer]
-        count = keys_values.shape[3]
-        block.narrow(3, self.length, count).copy_(keys_values)
-        return block.narrow(3, 0, self.length + count)
-
-    def advance(self, count: int) -> None:
-        """Count the positions of a finished pass."""
-        self.length += count
 
 
 class Attention(nn.Module):
@@ -73,75 +45,57 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key and value in one product
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.dropout = config.dropout
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # query, key and value in one product
+        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.attn_dropout = config.dropout
+        self.resid_dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
-        heads = linear(x, self.c_attn.weight, self.c_attn.bias).view(B, T, 3, self.n_head, C // self.n_head)
-        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        if cache is None:
-            query, key, value = heads
-        else:
-            query, (key, value) = heads[0], cache.update(self.layer, heads[1:])  # (B, H, T, D) and (B, H, S, D) twice
-        y = attend(query, key, value, mask, self.dropout if self.training else 0.0)
-        y = y.transpose(1, 2).reshape(B, T, C)
-        return drop(linear(y, self.c_proj.weight, self.c_proj.bias), self.dropout if self.training else 0.0)
+        heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        query, key, value = qkv = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        if cache is not None:
+            key, value = cache.update(self.layer, qkv[1:])  # (B, H, S, D)
+        y = attend(query, key, value, mask, self.attn_dropout if self.training else 0.0)  # (B, H, T, D)
+        out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        return out
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √D + mask) v (Vaswani et al. 2017, equation 1).
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute softmax(q kᵀ / √D + mask), how much each position attends to each other one.
+
+    Args:
+        query: (B, H, T, D).
+        key: (B, H, S, D).
+        mask: (T, S) or (B, 1, T, S), 0 where a position may attend and -inf where not; causal when left out.
+
+    Returns:
+        (B, H, T, S); each row sums to 1.
+    """
+    T, S = query.shape[2], key.shape[2]
+    if mask is None:
+        mask = causal_mask(T, S - T, query.device)
+    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (B, H, T, S)
+    return torch.softmax(scores + mask, dim=-1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Compute softmax(q kᵀ / √D + mask) v (Vaswani et al. 2017, equation 1).
 
     Args:
         query: (B, H, T, D).
         key, value: (B, H, S, D).
-        mask: (T, S) or (B, 1, T, S), 0 where a position may look and -inf where not; None is causal, with T = 1 or T = S.
+        mask: as in `attention_weights`; when left out, T is 1 or S.
         dropout: probability of dropping an attention weight.
 
     Returns:
         (B, H, T, D).
     """
-    if query.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=mask is None and query.shape[2] > 1)
-    # On the CPU the plain steps train faster than PyTorch's fused kernel: in bf16 by a third, its backward pass is slow.
-    weights = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (B, H, T, S)
-    if mask is not None:
-        weights = weights + mask
-    return drop(torch.softmax(weights, dim=-1), dropout) @ value
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product x Wᵀ + b; for a single position a CPU reads a large matrix with all threads.
-
-    PyTorch's product of a matrix and a vector runs on one thread, and the time of a token is that of reading the weights: a batch
-    of one part of the rows for each thread takes two thirds of it on two threads.
-
-    Args:
-        x: (B, T, in).
-        weight: (out, in).
-        bias: (out,).
-
-    Returns:
-        (B, T, out).
-    """
-    rows, columns = weight.shape
-    threads = min(torch.get_num_threads(), weight.numel() // PART)
-    if threads < 2 or x.device.type != "cpu" or torch.is_grad_enabled() or x.numel() > columns:
-        return F.linear(x, weight, bias)
-    if over := rows % threads:
-        parts = linear(x, weight[:-over]), F.linear(x, weight[-over:])
-        return torch.cat(parts, dim=-1) if bias is None else torch.cat(parts, dim=-1) + bias
-    shares = weight.view(threads, -1, columns).transpose(1, 2)  # (threads, in, out / threads)
-    copies = x.expand(threads, 1, columns)
-    y = torch.bmm(copies, shares) if bias is None else torch.baddbmm(bias.view(threads, 1, -1), copies, shares)
-    return y.view(1, 1, rows)
-
-
-def drop(x: Tensor, probability: float) -> Tensor:
-    """Dropout. Where there is none, not even the call: twelve of them would be a thirtieth of a small model's token."""
-    return F.dropout(x, probability) if probability else x
+    if torch.is_grad_enabled() and query.device.type == "cpu":
+        # Plain operators train faster on a CPU than the fused kernel, whose backward pass is slow in bf16 (by a third).
+        return F.dropout(attention_weights(query, key, mask), dropout) @ value
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=mask is None and query.shape[2] > 1)
 
 
 class MLP(nn.Module):
@@ -149,19 +103,19 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
-        self.dropout = config.dropout
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = linear(x, self.c_fc.weight, self.c_fc.bias)
-        x = F.gelu(x, approximate="tanh")  # the tanh form is GPT-2's; the exact one differs by up to 5e-4
-        return drop(linear(x, self.c_proj.weight, self.c_proj.bias), self.dropout if self.training else 0.0)
+        x = F.gelu(self.c_fc(x), approximate="tanh")  # GPT-2 uses the tanh form; the exact one differs by up to 5e-4
+        out: Tensor = self.dropout(self.c_proj(x))
+        return out
 
 
 class Block(nn.Module):
-    """One layer: attention, then MLP, each on a normed input and added to the stream."""
+    """One layer: attention, then MLP, each on a normalised input and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -170,7 +124,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x), mask, cache)
         x = x + self.mlp(self.ln_2(x))
@@ -181,7 +135,7 @@ class GPT2(nn.Module):
     """The whole model.
 
     Args:
-        config: its shape. Weights are drawn from torch's global generator as OpenAI's code does.
+        config: its shape. Weights are drawn from torch's global generator, as in OpenAI's code.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -189,16 +143,17 @@ class GPT2(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self._initialise()
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Normal(0, 0.02), positions half of that, biases 0; projections into the stream scaled by 1/√(2·n_layer).
+        """Draw weights from Normal(0, initializer_range), positions from half of it; set biases to 0.
 
-        Section 2.3 of the paper scales "the weights of residual layers" by 1/√N; N counts two additions to the stream per
-        layer. 0.02 suits the paper's widths of 768 and more; a narrow model learns faster from a larger start.
+        Projections into the residual stream are scaled by 1/√N, where N counts the two additions of each layer (section 2.3).
+        The paper's 0.02 suits widths of 768 and more; a narrow model learns faster from a larger value.
         """
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
@@ -220,13 +175,13 @@ class GPT2(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits of the next token.
+        """Compute the logits of the next token.
 
         Args:
-            ids: (B, T) int64, further tokens behind those in the cache.
-            cache: keys and values of the tokens before; grows by T.
-            last_only: give the logits of the last position alone; much cheaper when T is large.
-            positions: (B, T) or (T,) int64; counts on from the cache when left out.
+            ids: (B, T) int64, new tokens after those in the cache.
+            cache: keys and values of earlier tokens; grows by T.
+            last_only: compute the logits of the last position only, which is much cheaper when T is large.
+            positions: (B, T) or (T,) int64; when left out, they follow those in the cache.
             mask: (B, 1, T, S) of 0 and -inf; causal when left out.
 
         Returns:
@@ -241,10 +196,9 @@ class GPT2(nn.Module):
             if past + T > self.config.n_positions:
                 raise ValueError(f"{past + T} positions are more than n_positions={self.config.n_positions}")
             positions = torch.arange(past, past + T, device=ids.device)
-        if mask is None and T > 1 and (past or ids.device.type == "cpu"):
-            mask = causal_mask(T, past, self.wte.weight)
-        x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
-        x = drop(x, self.config.dropout if self.training else 0.0)
+        if mask is None and past and T > 1:
+            mask = causal_mask(T, past, ids.device).to(self.wte.weight.dtype)
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C), the residual stream
         for block in self.h:
             x = block(x, mask, cache)
         if cache is not None:
@@ -253,7 +207,6 @@ class GPT2(nn.Module):
         return linear(x, self.wte.weight)  # (B, T, V)
 
 
-def causal_mask(count: int, past: int, like: Tensor) -> Tensor:
-    """(count, past + count) of 0 and -inf: new position i looks at everything up to past + i."""
-    mask = like.new_full((count, past + count), float("-inf"))
-    return mask.triu(past + 1)
+def causal_mask(count: int, past: int, device: torch.device) -> Tensor:
+    """Return (count, past + count) float32 of 0 and -inf: new position i attends to everything up to past + i."""
+    return torch.full((count, past + count), float("-inf"), device=device).triu(past + 1)

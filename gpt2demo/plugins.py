@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from gpt2demo.interfaces import Dataset, Exporter, OptimizerFactory, Sampler, TabBuilder, Tokenizer
 
 BUILTINS = (
-    "gpt2demo.tokenizers",
-    "gpt2demo.samplers",
-    "gpt2demo.datasets",
-    "gpt2demo.optimizers",
+    "gpt2demo.tokenization",
+    "gpt2demo.sampling",
+    "gpt2demo.data",
+    "gpt2demo.training.optimizers",
     "gpt2demo.export",
 )
 NO_PLUGINS = "GPT2DEMO_NO_PLUGINS"

@@ -1,34 +1,18 @@
-"""What the tests share: small texts, small settings, and folders of their own."""
+"""Fixtures for all tests: folders of their own, plugins that are looked up anew, and the real command line."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from samples import TEXT, Cli
 
 from gpt2demo import plugins
-from gpt2demo.config import ModelConfig
-from gpt2demo.model import GPT2
-
-SMALL = {
-    "tokenizer": "byte",
-    "n_layer": 2,
-    "n_head": 2,
-    "n_embd": 32,
-    "n_positions": 32,
-    "batch_size": 8,
-    "steps": 12,
-    "eval_batches": 2,
-}
-"""Settings of a training that takes a second."""
-
-SHAPE = ModelConfig(vocab_size=97, n_positions=24, n_embd=32, n_head=4, n_layer=2)
-"""A shape in which no two sizes are equal."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,30 +40,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def decided_model(n_positions: int) -> GPT2:
-    """A model with random weights, decided enough that its text neither repeats one token nor is mere noise."""
-    torch.manual_seed(3)
-    gpt2 = GPT2(ModelConfig(n_positions=n_positions, n_embd=32, n_head=2, n_layer=2)).eval()
-    with torch.no_grad():
-        for parameter in gpt2.h.parameters():
-            parameter.mul_(12)
-        gpt2.wpe.weight.mul_(50)
-    return gpt2
-
-
-TEXT = "".join(f"Line {n}: the quick brown fox jumps over {n % 7} lazy dogs, said Zoë.\n" for n in range(300))
-"""Twenty thousand characters of text with some structure."""
-
-
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
     """A file with the text."""
     path = tmp_path / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
     return path
-
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

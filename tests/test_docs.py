@@ -11,10 +11,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from samples import SMALL
 
 import gpt2demo
-from gpt2demo.cli import app
+from gpt2demo.cli.commands import app
 from gpt2demo.config import PRESETS
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from samples import Cli
 
 
 @pytest.fixture(scope="module")

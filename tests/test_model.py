@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
-from conftest import SHAPE
+from samples import SHAPE
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2demo.config import PRESETS, ModelConfig
-from gpt2demo.model import GPT2, PART, KeyValueCache, linear
-from gpt2demo.weights import hugging_face_config, to_hugging_face
+from gpt2demo.engines.cache import KeyValueCache
+from gpt2demo.layers import ELEMENTS_PER_THREAD, linear
+from gpt2demo.model import GPT2
+from gpt2demo.runs.weights import hugging_face_config, to_hugging_face
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_a_matrix_shared_among_threads_gives_the_same_product(rows: int, threads
     try:
         torch.set_num_threads(threads)
         with torch.no_grad():
-            assert weight.numel() >= threads * PART
+            assert weight.numel() >= threads * ELEMENTS_PER_THREAD
             torch.testing.assert_close(linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias), atol=1e-4, rtol=1e-5)
             torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight), atol=1e-4, rtol=1e-5)
             several = torch.randn(2, 3, 600)

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from samples import Cli
 
 from gpt2demo import hookspecs, plugins
 from gpt2demo.errors import PluginError
@@ -99,7 +99,7 @@ def test_a_broken_plugin_is_listed_with_its_cause_and_the_rest_goes_on(site: Pat
     assert cause in broken.error
     assert "\n" not in broken.error
     assert {"temperature", "zealous"} <= registry.parts("samplers").keys()
-    assert registry.part("samplers", "temperature").__module__ == "gpt2demo.samplers.basic"
+    assert registry.part("samplers", "temperature").__module__ == "gpt2demo.sampling.basic"
 
 
 def test_two_owners_of_one_name_are_refused_by_name(site: Path) -> None:

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt2demo.checkpoint import save_tokenizer
 from gpt2demo.config import BenchConfig, ModelConfig, preset
 from gpt2demo.engines.exported import CERTIFICATE, Dtype
 from gpt2demo.errors import RunError, SettingError
-from gpt2demo.export.genai import genai_config
-from gpt2demo.export.onnx import describe, write_graphs
+from gpt2demo.export.onnx.genai import genai_config
+from gpt2demo.export.onnx.write import describe, write_graphs
 from gpt2demo.model import GPT2
 from gpt2demo.plugins import registry
+from gpt2demo.runs.checkpoint import save_tokenizer
+from gpt2demo.runs.weights import save
 from gpt2demo.storage import write_json
-from gpt2demo.tokenizers.byte import ByteTokenizer
-from gpt2demo.weights import save
+from gpt2demo.tokenization.byte import ByteTokenizer
 
 STANDARD = ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9")
 PAUSE = 0.2

@@ -16,10 +16,11 @@ from typing import Any
 import psutil
 
 from gpt2demo import plugins
-from gpt2demo.batch import Batch, Continuation
 from gpt2demo.config import GenerateConfig
+from gpt2demo.generation.batch import Batch
+from gpt2demo.generation.continuation import Continuation
+from gpt2demo.generation.streaming import NoText
 from gpt2demo.interfaces import Engine
-from gpt2demo.streaming import NoText
 
 Answer = tuple[list[list[int]], float, float]
 
@@ -31,7 +32,7 @@ def open_engine(kind: str, folder: Path) -> Engine:
 
         return OnnxEngine(folder, "cpu")
     from gpt2demo.engines.torch import TorchEngine
-    from gpt2demo.weights import load_model
+    from gpt2demo.runs.weights import load_model
 
     return TorchEngine(load_model(folder))
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gpt2demo.config import ModelConfig, describe
 from gpt2demo.errors import CheckpointError, RunError, SettingError
-from gpt2demo.run import Run, exports_dir
+from gpt2demo.runs.folder import Run, exports_dir
 from gpt2demo.storage import certainly, read_json, sha256
 
 CERTIFICATE = "gpt2demo.json"

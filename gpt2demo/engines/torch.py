@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
-from gpt2demo.hardware import out_of_memory
-from gpt2demo.model import GPT2, KeyValueCache
+from gpt2demo.engines.cache import KeyValueCache
+from gpt2demo.engines.hardware import out_of_memory
+from gpt2demo.model import GPT2
 
 LITTLE = 2_500_000
 """Parameters times positions up to which a pass is faster on one thread of a CPU."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from gpt2demo.checkpoint import load_tokenizer
-from gpt2demo.data import load_sizes
+from gpt2demo.data.tokens import load_sizes
 from gpt2demo.errors import CheckpointError, ExportError, RunError
 from gpt2demo.export.card import model_card
 from gpt2demo.interfaces import HasTokenizerJson
 from gpt2demo.model import GPT2
-from gpt2demo.run import Run, now
+from gpt2demo.runs.checkpoint import load_tokenizer
+from gpt2demo.runs.folder import Run, now
+from gpt2demo.runs.weights import load_model, write_model
 from gpt2demo.storage import read_json, require_space, sha256, write_json
-from gpt2demo.weights import load_model, write_model
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS = {"fp32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt2demo.errors import TokenizerError
+from gpt2demo.generation.streaming import StreamDecoder
 from gpt2demo.interfaces import HasEncodeArray, HasTokenizerJson, Tokenizer
-from gpt2demo.streaming import StreamDecoder
 
 FRAGMENTS = (
     *("the ", " the", "The quick brown fox", "don't", "we'll", "x = 3.14159;", "1234567890", "\t\tif", "a" * 50, "?!" * 9),

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from gpt2demo import plugins
-from gpt2demo.ui.chat import ChatTab
-from gpt2demo.ui.export import ExportTab
-from gpt2demo.ui.train import TrainTab
+from gpt2demo.ui.tabs.chat import ChatTab
+from gpt2demo.ui.tabs.export import ExportTab
+from gpt2demo.ui.tabs.train import TrainTab
 
 TITLE = "gpt2demo"
 DESCRIPTION = "Train a small GPT-2 on your own text, talk to it, and take it with you."

@@ -12,7 +12,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gpt2demo.options import limits, plain_type
+from gpt2demo.config import limits, plain_type
 
 Controls = dict[str, Component]
 """Field name -> control."""

@@ -13,9 +13,10 @@ import psutil
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from gpt2demo import jobs, plugins
+from gpt2demo import plugins
 from gpt2demo.config import PRESETS, DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.errors import DataError, Error
+from gpt2demo.training import jobs
 from gpt2demo.ui.controls import Controls, PartOptions, Values, changed, controls, read, shown, spec
 
 DEFAULT_DATASET, DEFAULT_PRESET = "tales", "nano"
@@ -101,7 +102,7 @@ class TrainingForm:
             UserError: a setting or the text cannot be used, or another training is running.
 
         """
-        from gpt2demo.prepare import check_training, configs  # it brings torch along
+        from gpt2demo.training.prepare import check_training, configs  # it brings torch along
 
         preset, dataset, tokenizer = values[self.preset], values[self.dataset], values[self.tokenizer]
         settings = changed(read(self.fields, values), defaults(PRESETS[preset]))

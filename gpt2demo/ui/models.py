@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt2demo.engines.exported import is_export
-from gpt2demo.generate import EngineName, Model, load
-from gpt2demo.run import Run, exports_dir, list_runs, runs_dir
+from gpt2demo.generation.generate import EngineName, Model
+from gpt2demo.generation.load import load
+from gpt2demo.runs.find import list_runs
+from gpt2demo.runs.folder import Run, exports_dir, runs_dir
 from gpt2demo.storage import TEMPORARY
 
 KEPT = 4

@@ -89,7 +89,7 @@ def settings(host: str, port: int) -> dict[str, Any]:
     """What `gr.Blocks.launch` is told; a test looks at it."""
     from starlette.middleware import Middleware
 
-    from gpt2demo.ui.look import CSS, theme
+    from gpt2demo.ui.theme import CSS, theme
 
     return {
         "server_name": f"[{host}]" if ":" in host else host,

@@ -11,8 +11,8 @@ from typing import Any
 
 from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.errors import Error
-from gpt2demo.jobs import Job
-from gpt2demo.run import Run, State
+from gpt2demo.runs.folder import Run, State
+from gpt2demo.training.jobs import Job
 
 POINTS = 240
 SAMPLES = 20

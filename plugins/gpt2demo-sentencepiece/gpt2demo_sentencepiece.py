@@ -18,7 +18,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from gpt2demo import hookimpl
 from gpt2demo.errors import TokenizerError
 from gpt2demo.interfaces import Tokenizer
-from gpt2demo.tokenizers.byte import utf8
+from gpt2demo.tokenization.byte import utf8
 
 FILE = "sentencepiece.model"
 END, SPACE = "<|endoftext|>", "▁"

@@ -14,17 +14,17 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader, GGUFWriter, LlamaFileType, TokenType
 
-from gpt2demo.checkpoint import load_tokenizer
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import ExportError, SettingError, TokenizerError
 from gpt2demo.interfaces import HasTokenizerJson, Tokenizer
 from gpt2demo.model import GPT2
-from gpt2demo.run import Run
+from gpt2demo.runs.checkpoint import load_tokenizer
+from gpt2demo.runs.folder import Run
+from gpt2demo.runs.weights import load_model
 from gpt2demo.storage import require_space
-from gpt2demo.tokenizers.bpe import BpeTokenizer, ModelPart
-from gpt2demo.tokenizers.byte import byte_symbols
-from gpt2demo.tokenizers.huggingface import is_bytes
-from gpt2demo.weights import load_model
+from gpt2demo.tokenization.bpe import BpeTokenizer, ModelPart
+from gpt2demo.tokenization.byte import byte_symbols
+from gpt2demo.tokenization.huggingface import is_bytes
 
 Array = npt.NDArray[np.float32]
 

@@ -19,17 +19,18 @@ plugin = pytest.importorskip("gpt2demo_gguf", reason="pip install -e plugins/gpt
 
 from gpt2demo_gguf import writing  # noqa: E402
 
-from gpt2demo import checkpoint, plugins, weights  # noqa: E402
+from gpt2demo import plugins  # noqa: E402
 from gpt2demo.config import ModelConfig  # noqa: E402
 from gpt2demo.errors import ExportError, SettingError  # noqa: E402
-from gpt2demo.export import export_model  # noqa: E402
+from gpt2demo.export.export import export_model  # noqa: E402
 from gpt2demo.interfaces import Tokenizer  # noqa: E402
 from gpt2demo.model import GPT2  # noqa: E402
-from gpt2demo.run import Run  # noqa: E402
+from gpt2demo.runs import checkpoint, weights  # noqa: E402
+from gpt2demo.runs.folder import Run  # noqa: E402
 from gpt2demo.testing.tokenizers import FRAGMENTS, PROSE, TEXTS  # noqa: E402
-from gpt2demo.tokenizers.bpe import BpeTokenizer  # noqa: E402
-from gpt2demo.tokenizers.byte import ByteTokenizer  # noqa: E402
-from gpt2demo.tokenizers.char import CharTokenizer  # noqa: E402
+from gpt2demo.tokenization.bpe import BpeTokenizer  # noqa: E402
+from gpt2demo.tokenization.byte import ByteTokenizer  # noqa: E402
+from gpt2demo.tokenization.char import CharTokenizer  # noqa: E402
 
 LLAMA = os.environ.get("GPT2DEMO_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
 needs_llama = pytest.mark.skipif(LLAMA is None, reason="no llama_cpp here, and GPT2DEMO_LLAMA_PYTHON names no Python that has it")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gpt2demo import plugins
-from gpt2demo.drawing import draw
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import SamplingContext
+from gpt2demo.sampling.draw import draw
 from gpt2demo.testing import SamplerContract
 
 plugin = pytest.importorskip("gpt2demo_mirostat", reason="pip install -e plugins/gpt2demo-mirostat")

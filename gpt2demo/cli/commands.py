@@ -1,0 +1,399 @@
+"""The command line. Thin: each command reads options, calls one room of the house, and prints.
+
+Results go to stdout, messages to stderr. Heavy rooms are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gpt2demo import __version__
+from gpt2demo.cli.chat import chat as chat_in_terminal
+from gpt2demo.cli.display import show_progress, show_training
+from gpt2demo.cli.failures import exit_code
+from gpt2demo.cli.options import AnywhereGroup, with_settings
+from gpt2demo.cli.printing import print_list
+from gpt2demo.cli.signals import Signals, catch_signals
+from gpt2demo.config import PRESETS, BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.errors import Error, SettingError
+from gpt2demo.hookspecs import PROJECT
+from gpt2demo.plugins import NO_PLUGINS
+from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
+from gpt2demo.terminal import line, say, terminated
+
+app = typer.Typer(
+    name=PROJECT,
+    cls=AnywhereGroup,
+    help="Train a small GPT-2 on your own text, look inside, talk to it, extend it and ship it.",
+    epilog="Without a command it opens the web page.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+EngineName = Literal["auto", "torch", "onnx"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="a run's name, the path of a run, checkpoint or export; default: the newest run")
+]
+RunArgument = Annotated[str, typer.Argument(help="a run's name or path")]
+EngineOption = Annotated[EngineName, typer.Option(help="what computes; onnx needs an export")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="where to compute")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value and nothing else")]
+TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl, .parquet, the first three also as .gz"
+TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]
+TokenizerOption = Annotated[str | None, typer.Option(help="a tokenizer by name; default: the preset's")]
+TokenizerOptions = Annotated[list[str] | None, typer.Option("--tokenizer-option", metavar="KEY=VALUE", help="may be repeated")]
+PresetOption = Annotated[str, typer.Option(help=f"defaults for everything else: {', '.join(PRESETS)}")]
+CHAT = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
+DatasetOption = Annotated[str | None, typer.Option(help="an example dataset instead of files, NAME or NAME:key=value,…")]
+
+
+@app.callback(invoke_without_command=True)
+def program(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    runs_dir: Annotated[Path | None, typer.Option(help=f"where runs live [env: {RUNS_DIR}; default: ./runs]")] = None,
+    exports_dir: Annotated[Path | None, typer.Option(help=f"where exports land [env: {EXPORTS_DIR}; default: ./exports]")] = None,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=f"use built-in parts alone [env: {NO_PLUGINS}]")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    """What holds for every command. Child processes inherit it through the environment."""
+    if version:
+        print(f"{PROJECT} {__version__}")
+        raise typer.Exit
+    for name, value in ((RUNS_DIR, runs_dir), (EXPORTS_DIR, exports_dir)):
+        if value is not None:
+            os.environ[name] = str(value.absolute())
+    if no_plugins:
+        os.environ[NO_PLUGINS] = "1"
+    if context.invoked_subcommand is None:
+        ui()
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="address to listen on; anything but this machine needs --auth")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 7860,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="do not open the browser")] = False,
+    auth: Annotated[str | None, typer.Option(metavar="USER:PASSWORD", help="ask for a login")] = None,
+) -> None:
+    """Open the web page: train, chat, look inside, export."""
+    from gpt2demo.ui import launch
+
+    launch(host=host, port=port, browser=not no_browser, auth=auth)
+
+
+@app.command()
+@with_settings(ModelConfig, TrainConfig, DataConfig)
+def train(
+    data: TextArgument = None,
+    run: Annotated[str | None, typer.Option(help="the run's name; default: made from the data's and the preset's")] = None,
+    dataset: DatasetOption = None,
+    preset: PresetOption = "nano",
+    tokenizer: TokenizerOption = None,
+    tokenizer_option: TokenizerOptions = None,
+    init_from: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="start from a run's, checkpoint's or Hugging Face folder's weights")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    verify_resume: Annotated[
+        bool, typer.Option("--verify-resume", help="first prove that a cut training resumes exactly")
+    ] = False,
+    **settings: Any,
+) -> None:
+    """Train a new model on your text or an example dataset. Prints the run's folder."""
+    from gpt2demo.runs.folder import runs_dir
+    from gpt2demo.training.train import train as start_training
+    from gpt2demo.training.verify_resume import check_resume
+
+    options = dict(_pair(option) for option in tokenizer_option or [])
+    given = _given(settings)
+    with catch_signals() as signals:
+        events = start_training(
+            data or [],
+            preset=preset,
+            run=run,
+            dataset=dataset,
+            tokenizer=tokenizer,
+            tokenizer_options=options,
+            init_from=init_from,
+            stop=signals.stop,
+            check=(lambda made: check_resume(made, say)) if verify_resume else lambda made: None,
+            **given,
+        )
+        name = _follow(events, signals)
+    _finish(runs_dir() / name, signals.exit_code, chat=chat)
+
+
+@app.command()
+@with_settings(TrainConfig, only=("steps", "epochs"))
+def resume(
+    run: RunArgument,
+    chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    **settings: Any,
+) -> None:
+    """Continue a run from its newest checkpoint, perhaps to a new length. Prints the run's folder."""
+    from gpt2demo.runs.find import find_run
+    from gpt2demo.training.train import resume as resume_training
+
+    path = find_run(run).path
+    with catch_signals() as signals:
+        _follow(resume_training(run, stop=signals.stop, **settings), signals)
+    _finish(path, signals.exit_code, chat=chat)
+
+
+def _follow(events: Any, signals: Signals) -> str:
+    """Show a training; give the run's name."""
+    name = ""
+
+    def noting() -> Any:
+        nonlocal name
+        for event in events:
+            name = getattr(event, "run", name)
+            yield event
+
+    with show_progress():
+        first = next(iterator := noting())
+    signals.training = True
+    show_training(event for source in ([first], iterator) for event in source)
+    return name
+
+
+def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
+    """Print where the run is; go on to a chat, or end as the signal wants it."""
+    print(path)
+    if exit_code:
+        raise typer.Exit(exit_code)
+    if chat:
+        from gpt2demo.generation.load import load
+
+        chat_in_terminal(load(path.absolute()), GenerateConfig(stop=("\n",)))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings whose options were given."""
+    return {name: value for name, value in settings.items() if value not in (None, [])}
+
+
+def _pair(option: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
+    if not equals or not key:
+        raise SettingError(f"--tokenizer-option {option!r}: expected KEY=VALUE")
+    return key, value
+
+
+@app.command()
+@with_settings(GenerateConfig, only=CHAT)
+def chat(
+    model: ModelArgument = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    no_stop: Annotated[bool, typer.Option("--no-stop", help="go on past the end of the line, to the length")] = False,
+    **settings: Any,
+) -> None:
+    """Talk to a model in the terminal, until `quit`. An answer ends with the line, or at --stop or the length."""
+    from gpt2demo.generation.load import load
+
+    if not settings["stop"] and not no_stop:
+        settings["stop"] = ["\n"]
+    config = _generate_config(settings)
+    chat_in_terminal(load(model, engine=engine, device=device), config)
+
+
+@app.command()
+@with_settings(GenerateConfig)
+def generate(
+    model: ModelArgument = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="the text to continue; may be repeated")] = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    save_chain: Annotated[str | None, typer.Option(metavar="NAME", help="keep the samplers as @NAME with the model")] = None,
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Continue prompts, each as often as --samples says. With the same seed, a text is the same alone and among others."""
+    from gpt2demo.cli.printing import print_texts
+    from gpt2demo.generation.load import load
+    from gpt2demo.sampling.saved import keep_chain
+
+    config = _generate_config(settings)
+    loaded = load(model, engine=engine, device=device)
+    if save_chain:
+        keep_chain(loaded.path, save_chain, config)
+    print_texts(loaded, prompt or [""], config, as_json=as_json)
+
+
+def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
+    r"""Options -> settings; stop texts and stop tokens may be written with \\n and \\t."""
+    given = _given(settings)
+    for name in given.keys() & {"stop", "stop_tokens"}:
+        given[name] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given[name]]
+    return GenerateConfig.create(**given)
+
+
+@app.command("eval")
+@with_settings(DataConfig)
+def evaluate(
+    model: ModelArgument = None,
+    data: TextArgument = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Measure how well a model predicts a text, or its run's validation split."""
+    from gpt2demo.evaluation.score import evaluate
+    from gpt2demo.generation.load import load
+
+    config = DataConfig.create(**_given(settings))
+    loaded = load(model, engine=engine, device=device)
+    with show_progress():
+        score = evaluate(loaded, data or [], config)
+    result = {**score.as_dict(), "model": str(loaded.path), "engine": loaded.engine.name, "provider": loaded.engine.provider}
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}", end="")
+        print(f"  tokens {score.tokens:,}")
+
+
+@app.command()
+def export(
+    model: ModelArgument = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="the same as --format onnx")] = False,
+    huggingface: Annotated[bool, typer.Option("--huggingface", help="the same as --format huggingface")] = False,
+    format: Annotated[str | None, typer.Option(help="an export format by name")] = None,  # noqa: A002  # the option's name
+    dtype: Annotated[
+        str | None, typer.Option(metavar="fp32|fp16|bf16|int8|int4", help="the weights' numbers; default: fp32")
+    ] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:key=value,…]", help="for ONNX: a sampler inside the graph; may be repeated; default: generate's"
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="the folder to write; default: exports/NAME")] = None,
+) -> None:
+    """Write a model in another format, and prove that it is the same model. Prints the folder."""
+    from gpt2demo.export.export import export_model
+
+    chosen = [name for name, given in (("onnx", onnx), ("huggingface", huggingface), (format, format)) if given]
+    if len(chosen) != 1:
+        raise SettingError("give --onnx, --huggingface, or one --format NAME")
+    print(export_model(model, str(chosen[0]), output, dtype=dtype, samplers=sampler or [], report=say))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="a Hugging Face GPT-2 folder, or a hub name where there is a network")],
+    run: Annotated[str | None, typer.Option(help="the run's name; default: made from the source's")] = None,
+) -> None:
+    """Take in a GPT-2 from Hugging Face as a run. Prints the run's folder."""
+    from gpt2demo.runs.importing import import_model
+
+    print(import_model(source, run=run, report=say).path)
+
+
+@app.command()
+def runs(as_json: JsonOption = False) -> None:
+    """List the runs, the newest first."""
+    from gpt2demo.runs.find import list_runs, summary
+
+    print_list([summary(run) for run in list_runs()], as_json)
+
+
+@app.command()
+def plugins(as_json: JsonOption = False) -> None:
+    """List the plugins: what each gives, and what failed."""
+    from dataclasses import asdict
+
+    from gpt2demo.plugins import registry
+
+    print_list([asdict(plugin) for plugin in registry().plugins], as_json)
+
+
+@app.command()
+@with_settings(DataConfig)
+def data(
+    text: Annotated[list[str] | None, typer.Argument(help=f"{TEXT}; or an example dataset, NAME or NAME:key=value,…")] = None,
+    tokenizer: Annotated[list[str] | None, typer.Option(help="NAME or NAME:key=value,…; may be repeated; default: all")] = None,
+    output: Annotated[Path | None, typer.Option(help="write the documents to a new .jsonl or .jsonl.gz")] = None,
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """List the example datasets, print one, or make text ready: read, clean, measure it under tokenizers, write it."""
+    from gpt2demo.cli.printing import print_corpus, print_documents
+    from gpt2demo.data import corpus
+
+    asked = tokenizer or output or _given(settings)
+    if not text and not asked:
+        print_list(corpus.list_datasets(), as_json)
+    elif not asked and (dataset := corpus.dataset_named(text or [])):
+        print_documents(corpus.read_dataset(dataset)[0], as_json)
+    else:
+        with show_progress():
+            made = corpus.make(text or [], tokenizer or [], output, **_given(settings))
+        print_corpus(made, as_json)
+
+
+@app.command()
+@with_settings(BenchConfig)
+def bench(
+    what: Annotated[Literal["generate"], typer.Argument(help="what to measure")] = "generate",
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Measure how fast models write, beside other programs. Ratios count: they are taken in turns, on the same weights."""
+    from tempfile import TemporaryDirectory
+
+    from gpt2demo.bench.generate import bench_generate
+
+    config = BenchConfig.create(**{name: value for name, value in settings.items() if value not in (None, [])})
+    with TemporaryDirectory(prefix="gpt2demo-bench-") as folder:
+        print_list(bench_generate(config, Path(folder), say), as_json)
+
+
+@app.command()
+def install(packages: Annotated[list[str], typer.Argument(help="what pip takes")]) -> None:
+    """Install plugins into this environment with pip."""
+    raise typer.Exit(_pip("install", packages))
+
+
+@app.command()
+def uninstall(packages: Annotated[list[str], typer.Argument(help="distributions")]) -> None:
+    """Remove plugins from this environment with pip."""
+    raise typer.Exit(_pip("uninstall", ["--yes", *packages]))
+
+
+def _pip(*words: Any) -> int:
+    import subprocess
+
+    command, arguments = words
+    return subprocess.call([sys.executable, "-m", "pip", command, *arguments])
+
+
+def main() -> None:
+    """The program: run a command, turn what went wrong into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    warnings.showwarning = lambda message, *rest: say(f"gpt2demo: warning: {line(str(message))}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal or a file cannot take comes out as "?"
+        sys.stdout.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, terminated)  # so that what is half written is removed
+    try:
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
+    except (Error, typer.TyperException, typer.Abort, KeyboardInterrupt, BrokenPipeError, Exception) as error:
+        if debug:
+            raise
+        sys.exit(exit_code(error))

@@ -1,0 +1,108 @@
+"""Settings as command-line options: a pydantic field becomes an option with its name, range and help. One list, no copies."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from gpt2demo.config import limits, plain_type
+from gpt2demo.plugins import installed
+from gpt2demo.sampling import gpt2demo_samplers
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+ALIASES = {  # what the original program called it
+    "n_embd": "--embed-dim",
+    "n_head": "--num-heads",
+    "n_layer": "--num-layers",
+    "n_positions": "--max-seq-len",
+    "epochs": "--num-epochs",
+}
+SINGULAR = {"samplers": "--sampler", "peers": "--peer", "dtypes": "--dtype", "stop_tokens": "--stop-token"}
+
+
+def with_settings(*models: type[BaseModel], only: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command an option for every field of some settings (or for some of them); the values arrive in its `**settings`.
+
+    A value arrives as it was typed, and None where the option was not given: the settings class reads and checks it, so that
+    the command line, the web page and Python say the same of the same mistake.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        fields = {name: field for model in models for name, field in model.model_fields.items() if not only or name in only}
+        made = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
+            for name, field in fields.items()
+        ]
+        command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]  # Typer reads it
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *made]}
+        return command
+
+    return decorate
+
+
+def _annotation(name: str, field: FieldInfo) -> Any:
+    """A field as an option: `Annotated[str | None, typer.Option("--n-layer", metavar="N", help=…)]`."""
+    kind, repeated = plain_type(field.annotation)
+    names = [SINGULAR.get(name, f"--{name.replace('_', '-')}"), *([ALIASES[name]] if name in ALIASES else [])]
+    if kind is bool:
+        return Annotated[bool | None, typer.Option(*names, help=_help(name, field), show_default=False)]
+    metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else {int: "N", float: "X"}.get(kind, "TEXT")
+    option = typer.Option(*names, metavar=metavar, help=_help(name, field), show_default=False)
+    return Annotated[list[str] | None, option] if repeated else Annotated[str | None, option]
+
+
+def _range(field: FieldInfo) -> str:
+    """The range of a field in words: "1 to 256", "above 0"."""
+    bounds = limits(field)
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    below = "to" if "le" in bounds else "to below"
+    if low is not None and high is not None and high < 1e9:
+        return f"{'above ' if 'gt' in bounds else ''}{low:g} {below} {high:g}"
+    return "" if low is None else f"above {low:g}" if "gt" in bounds else f"at least {low:g}"
+
+
+def _help(name: str, field: FieldInfo) -> str:
+    """A field's description and range; for samplers also which there are."""
+    if name == "samplers":
+        return f"{field.description}; {sampler_names()}"
+    words = _range(field)
+    return f"{field.description} [{words}]" if words else field.description or ""
+
+
+def sampler_names() -> str:
+    """The samplers that come along, and the entry points of installed plugins, read without importing any plugin."""
+    built_in = ", ".join(sorted(gpt2demo_samplers()))
+    plugins = sorted({point.name for point in installed()})
+    return f"built in: {built_in}" + (f"; plugins: {', '.join(plugins)}" if plugins else "")
+
+
+class AnywhereGroup(typer.core.TyperGroup):
+    """A program whose own options may also stand behind a command: `gpt2demo runs --debug` is `gpt2demo --debug runs`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move our own options to the front, up to a `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        front, rest, words = [], [], iter(args[:end])
+        values = {
+            name: not getattr(parameter, "is_flag", False)
+            for parameter in self.params
+            for name in parameter.opts
+            if name != "--version"
+        }
+        for word in words:
+            name = word.partition("=")[0]
+            if name not in values or name == "--help":
+                rest.append(word)
+                continue
+            front.append(word)
+            if values[name] and "=" not in word:
+                front += [value] if (value := next(words, None)) is not None else []
+        parsed: list[str] = super().parse_args(ctx, [*front, *rest, *args[end:]])
+        return parsed

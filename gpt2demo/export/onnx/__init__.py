@@ -1,0 +1,1 @@
+"""Export to ONNX: the graphs, the sampler chain inside, and the certificate."""

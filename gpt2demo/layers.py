@@ -1,0 +1,65 @@
+"""The layers of the model that differ from PyTorch's own: a linear layer and a dropout that are faster on a CPU.
+
+They are ordinary `nn.Module`s and are called as such, so forward hooks, LoRA and quantisation tools find them.
+
+Legend for shapes: B = batch, T = positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ELEMENTS_PER_THREAD = 2**15
+"""Minimum number of a matrix's elements for which another thread pays."""
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that reads a large matrix with all threads when a single position is computed on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
+        """(B, T, in) -> (B, T, out)."""
+        return linear(input, self.weight, self.bias)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that calls no operator when nothing is dropped."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Dropout
+        """Zero elements with probability `p` while training; any shape."""
+        return F.dropout(input, self.p) if self.training and self.p else input
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x Wᵀ + b.
+
+    PyTorch multiplies a matrix and a vector on one thread of a CPU. For a single position, decoding takes as long as reading
+    the weights, so a large matrix is cut into one part of rows for each thread.
+
+    Args:
+        x: (B, T, in).
+        weight: (out, in).
+        bias: (out,).
+
+    Returns:
+        (B, T, out).
+    """
+    # Gradients and the device come first: while training, nothing else may be asked that torch.compile cannot trace.
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() > weight.shape[1]:
+        return F.linear(x, weight, bias)
+    threads = min(torch.get_num_threads(), weight.numel() // ELEMENTS_PER_THREAD)
+    return F.linear(x, weight, bias) if threads < 2 else _linear_by_parts(x, weight, bias, threads)
+
+
+def _linear_by_parts(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> Tensor:
+    """Compute x Wᵀ + b for one position, (1, 1, in) -> (1, 1, out), as a batch of `parts` products."""
+    rows, columns = weight.shape
+    if over := rows % parts:
+        halves = [_linear_by_parts(x, weight[:-over], None, parts), F.linear(x, weight[-over:])]
+        y = torch.cat(halves, dim=-1)
+        return y if bias is None else y + bias
+    matrices = weight.view(parts, -1, columns).transpose(1, 2)  # (parts, in, out / parts)
+    copies = x.expand(parts, 1, columns)
+    y = torch.bmm(copies, matrices) if bias is None else torch.baddbmm(bias.view(parts, 1, -1), copies, matrices)
+    return y.view(1, 1, rows)

@@ -1,0 +1,6 @@
+"""The run folder: what is where in `runs/NAME`, finding a model by name, checkpoints, weights and imports."""
+
+from gpt2demo.runs.find import find_model, find_run, list_runs
+from gpt2demo.runs.folder import Run
+
+__all__ = ["Run", "find_model", "find_run", "list_runs"]

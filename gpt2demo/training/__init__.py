@@ -1,0 +1,1 @@
+"""Training: a generator of events, from preparing the text to the last checkpoint."""

@@ -1,0 +1,283 @@
+"""The training loop, as a generator of events: one loop serves the terminal, the web page and the tests.
+
+    for event in train("my.txt", preset="nano", run="mine"): ...
+
+Everything random in a step (the batch, the dropout masks) is a function of (seed, step), so a resumed run continues bit for bit
+from weights, optimizer state and step, whatever the code around the loop draws from torch's generators.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2demo import plugins
+from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.data.tokens import load_ids, load_sizes
+from gpt2demo.data.windows import Windows
+from gpt2demo.engines.hardware import keep_freed_memory, out_of_memory, torch_device, training_dtype
+from gpt2demo.engines.torch import TorchEngine
+from gpt2demo.errors import RunError, TrainingError
+from gpt2demo.generation.generate import Model
+from gpt2demo.metrics import token_losses
+from gpt2demo.model import GPT2
+from gpt2demo.runs import checkpoint, weights
+from gpt2demo.runs.folder import Run, State, Status, now
+from gpt2demo.storage import remove_temporaries
+from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
+from gpt2demo.training.optimizers import freeze
+from gpt2demo.training.schedule import learning_rate, total_steps
+
+COMPILER = ("torch._dynamo", "torch._inductor")  # where the exceptions of torch.compile are from
+ADVICE = "Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
+
+
+class Training:
+    """One training, set up from a run folder: weights, optimizer, data.
+
+    Args:
+        run: the run folder, prepared.
+        info: the content of its run.json.
+    """
+
+    def __init__(self, run: Run, info: dict[str, Any]) -> None:
+        self.run = run
+        self.model_config = ModelConfig.create(**info["model"])
+        self.config = TrainConfig.create(**info["train"])
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        keep_freed_memory()
+        self.device = torch_device(self.config.device)
+        self.dtype = training_dtype(self.config.dtype, self.device)
+        self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
+        self.sizes = load_sizes(run.data)
+        self._windows(run)
+        self.total_steps = total_steps(self.config, self.train_windows.per_epoch)
+        self.step = 0
+        self.status: Status = "running"
+        self.validation_loss: float | None = None
+        self._saved_step = -1
+        self.model = self._new_model().to(self.device).train()
+        freeze(self.model, self.config.freeze_layers)
+        self.optimizer = plugins.registry().part("optimizers", self.config.optimizer)(self.model, self.config)
+        self._restore()
+        self._forward = self._compiled()
+        self._pace = 0.0  # seconds per step, smoothed
+        if 0 < self.total_steps <= self.step:
+            raise RunError(f"run {run.name!r}: has done all its {self.step} steps; give a larger --steps to go on")
+
+    def _windows(self, run: Run) -> None:
+        length, seed = self.model_config.n_positions, self.config.seed
+        self.train_windows = Windows(load_ids(run.data, "train"), length, seed)
+        self.validation_windows = Windows(load_ids(run.data, "validation"), length, seed, "validation")
+
+    def _new_model(self) -> GPT2:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return GPT2(self.model_config)
+
+    def _restore(self) -> None:
+        """Take up the newest checkpoint, if there is one, and forget the records of steps after it."""
+        remove_temporaries(self.run.path)
+        checkpoint.clean(self.run.checkpoints)
+        if not any(self.run.checkpoints.glob("step-*")):
+            self.run.forget_after(-1)
+            return
+        saved = checkpoint.newest(self.run.checkpoints)
+        self.model.load_state_dict(weights.load_model(saved.path).state_dict())
+        self.step = self._saved_step = saved.step
+        if saved.step == 0:  # weights to start from: no optimizer has seen them, and nothing has happened yet
+            self.run.forget_after(-1)
+            return
+        progress, state = weights.load_trainer(saved.path)
+        self.optimizer.load_state_dict(state)
+        self.validation_loss = saved.validation_loss
+        self._warn_of_changes(progress)
+        self.run.forget_after(self.step)
+
+    def _warn_of_changes(self, progress: dict[str, Any]) -> None:
+        """Say what differs from the machine that saved, when that breaks bit-exactness."""
+        for name, value in self._surroundings().items():
+            if progress.get(name) != value:
+                warnings.warn(f"{name} was {progress.get(name)}, is {value}: the run goes on, but not bit for bit", stacklevel=2)
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What a bit-exact continuation depends on besides the files."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+            "dtype": dtype,
+        }
+
+    def _compiled(self) -> Callable[..., Tensor]:
+        wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
+        return torch.compile(self.model) if wanted else self.model
+
+    def state(self, status: Status, error: str | None = None) -> State:
+        """How it stands, for state.json."""
+        return State.own(status, self.step, self.total_steps, error)
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def events(self, stop: StopRequest) -> Iterator[Event]:
+        """The whole run as events; each is also recorded in the run folder and told to plugins."""
+        for event in self._loop(stop):
+            record(self.run, event)
+            for complaint in plugins.registry().training_event(self.run.path, event):
+                warnings.warn(complaint, stacklevel=2)
+            yield event
+
+    def _loop(self, stop: StopRequest) -> Iterator[Event]:
+        yield self._started()
+        if self.step == 0 or self.validation_loss is None:  # a run may have been cut between a step and its evaluation
+            yield from self._evaluation_if_due()
+        self.status = "finished"
+        while self.step < self.total_steps:
+            reason = "stopped" if self.run.stop_file.exists() else stop()
+            if reason:
+                self.status = reason
+                break
+            yield self._step()
+            yield from self._at_intervals()
+        if self.step != self._saved_step:
+            yield self.save_now()
+        yield Ended(self.status, self.step)
+
+    def _at_intervals(self) -> Iterator[Event]:
+        """Evaluation, sample and checkpoint, where they are due."""
+        yield from self._evaluation_if_due()
+        if self._due(self.config.save_every):
+            yield self.save_now()
+
+    def _evaluation_if_due(self) -> Iterator[Event]:
+        if self._due(self.config.eval_every):
+            yield self._evaluate()
+            if self.config.sample_tokens and self.step:
+                yield self._sample()
+
+    def _due(self, every: int | None) -> bool:
+        """Whether something happens after this step; by default it does ten times a run, and always at the end."""
+        every = every or self.config.eval_every or max(1, self.total_steps // 10)
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _started(self) -> Started:
+        tokens = {name: size.tokens for name, size in self.sizes.items()}
+        dtype = str(self.dtype).removeprefix("torch.")
+        parameters = self.model_config.n_parameters
+        return Started(self.run.name, self.step, self.total_steps, parameters, tokens, self.device.type, dtype)
+
+    def _step(self) -> Step:
+        """One optimizer step. When memory runs out or torch.compile cannot work here, say what would."""
+        try:
+            return self._advance()
+        except (MemoryError, RuntimeError) as error:
+            if type(error).__module__.startswith(COMPILER):
+                reason = str(error).partition("\n")[0][:200]
+                raise TrainingError(f"step {self.step + 1}: torch.compile failed ({reason}); try --compile off") from None
+            if not out_of_memory(error):
+                raise
+        # Outside of the except block: the traceback would keep the step's tensors alive.
+        count, accumulation, shape = self.config.batch_size, self.config.grad_accumulation, self.model_config
+        smaller = f"--batch-size {count // 2} --grad-accumulation {accumulation * 2}" if count > 1 else "a smaller --n-positions"
+        raise TrainingError(
+            f"step {self.step + 1}: out of memory with {count} sequences of {shape.n_positions} positions and "
+            f"{shape.n_parameters:,} parameters; try {smaller}"
+        )
+
+    def _advance(self) -> Step:
+        """One optimizer step over `grad_accumulation` batches."""
+        started = time.perf_counter()
+        rate = learning_rate(self.step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1, np.uint64)[0]))
+            loss = sum(self._backward(number) for number in range(self.config.grad_accumulation))
+        grad_norm = self._clip()
+        self._check_finite(loss, grad_norm, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.validation_loss = None
+        return self._timed(loss, rate, grad_norm, time.perf_counter() - started)
+
+    def _backward(self, number: int) -> float:
+        """Loss and gradients of one batch of the present step; its share of the mean loss."""
+        count = self.config.batch_size
+        first = (self.step * self.config.grad_accumulation + number) * count
+        windows = torch.from_numpy(self.train_windows.batch(first, count)).to(self.device)  # (B, T + 1)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss = token_losses(self._forward, windows).mean() / self.config.grad_accumulation
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        return float(loss.detach())
+
+    def _clip(self) -> float:
+        """Scale the gradients down to the largest norm allowed; give the norm they had."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.grad_clip, norm, foreach=True)
+        return float(norm)
+
+    def _check_finite(self, loss: float, grad_norm: float, rate: float) -> None:
+        """Stop before an update that would spoil the weights."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            numbers = f"loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}"
+            raise TrainingError(f"step {self.step + 1}: {numbers}; the weights were not changed. {ADVICE}")
+
+    def _timed(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
+        per_step = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
+        self._pace = 0.95 * self._pace + 0.05 * seconds if self._pace else seconds
+        left = self._pace * (self.total_steps - self.step)
+        return Step(self.step, self.total_steps, loss, rate, grad_norm, per_step / seconds, left)
+
+    # ------------------------------------------------------------------------------------------ intervals
+
+    @torch.inference_mode()
+    def _evaluate(self) -> Evaluation:
+        """Mean losses without dropout, over the same windows every time."""
+        self.model.eval()
+        train, validation = (self._mean_loss(windows) for windows in (self.train_windows, self.validation_windows))
+        self.model.train()
+        if not math.isfinite(train + validation):
+            raise TrainingError(f"step {self.step}: validation loss {validation}; no checkpoint was written. {ADVICE}")
+        self.validation_loss = validation
+        size = self.sizes["validation"]
+        bits = validation / math.log(2) * size.tokens / size.bytes
+        return Evaluation(self.step, train, validation, math.exp(min(validation, 700.0)), bits)
+
+    def _mean_loss(self, windows: Windows) -> float:
+        chosen = torch.from_numpy(windows.even(self.config.eval_batches * self.config.batch_size)).to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = [token_losses(self.model, batch) for batch in torch.split(chosen, self.config.batch_size)]
+        return float(torch.cat(losses).double().mean())
+
+    def _sample(self) -> Sample:
+        """A text from the present weights; the same seed each time, so that samples can be compared."""
+        writer = Model(TorchEngine(self.model), self.tokenizer, self.run.name, self.run.path)
+        config = GenerateConfig(max_new_tokens=self.config.sample_tokens, seed=self.config.seed)
+        return Sample(self.step, "", "".join(writer.generate("", config)))
+
+    def save_if_new(self) -> None:
+        """Write a checkpoint unless the newest one is of this step."""
+        if self.step != self._saved_step:
+            self.save_now()
+
+    def save_now(self) -> Saved:
+        """Write a checkpoint, then remove old ones."""
+        progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._surroundings()}
+        saved = weights.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
+        self._saved_step = self.step
+        self.run.write_state(self.state("running"))
+        checkpoint.prune(self.run.checkpoints, self.config.keep)
+        return Saved(self.step, saved.path, saved.validation_loss)

@@ -1,0 +1,34 @@
+"""Old runs keep loading: a tiny run of each released format, with the text that it wrote and the losses of its resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+import gpt2demo
+from gpt2demo.runs.folder import FORMAT, runs_dir
+from gpt2demo.training.events import Step
+from gpt2demo.training.train import resume
+
+FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("format-*"))
+
+
+def test_there_is_a_fixture_of_every_format() -> None:
+    assert [path.name for path in FIXTURES] == [f"format-{number}" for number in range(1, FORMAT + 1)]
+
+
+@pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
+def test_an_old_run_writes_and_resumes_as_it_did(fixture: Path) -> None:
+    shutil.copytree(fixture, runs_dir() / "old")
+    golden = json.loads((fixture / "golden.json").read_text(encoding="utf-8"))
+    model = gpt2demo.load("old")
+    assert "".join(model.generate(golden["prompt"], max_new_tokens=24, temperature=0)) == golden["text"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # other versions and machines: it says so, and goes on
+        losses = [(event.step, event.loss) for event in resume("old") if isinstance(event, Step)]
+    assert [step for step, _ in losses] == [step for step, _ in golden["losses"]]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in golden["losses"]], rel=1e-4)
