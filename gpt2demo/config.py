@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 from gpt2demo.errors import SettingError
 
 Model = TypeVar("Model", bound=BaseModel)
+EngineName = Literal["auto", "torch", "onnx"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Checksum = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")]
 
 
@@ -30,14 +32,14 @@ class Config(BaseModel):
         Raises:
             SettingError: names the setting, the value and what would work.
         """
-        return validated(cls, values)
+        return validate(cls, values)
 
     def with_changes(self, **changes: Any) -> Self:
         """A copy with some settings changed, validated as a whole."""
         return self.create(**{**self.model_dump(), **changes})
 
 
-def validated(cls: type[Model], values: dict[str, Any], *, strings: bool = False, what: str = "") -> Model:
+def validate(cls: type[Model], values: dict[str, Any], *, strings: bool = False, what: str = "") -> Model:
     """Build a pydantic model; turn its first complaint into a one-line `SettingError`.
 
     Args:
@@ -114,7 +116,7 @@ class TrainConfig(Config):
     keep: int = Field(2, ge=1, description="newest checkpoints to keep; the best one is kept besides")
     sample_tokens: int = Field(120, ge=0, le=65_536, description="length of the text written at each evaluation, in tokens")
     seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same run")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    device: DeviceName = Field("auto", description="where to compute")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="number format of the training's arithmetic")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on NVIDIA GPUs")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads (default: torch's choice)")
@@ -171,7 +173,7 @@ class GenerateConfig(Config):
             "top-p:p": self.top_p,
         }
         given = tuple(f"{name}={value}" for name, value in shorthands.items() if value is not None)
-        return given + expanded(self.samplers, CHAINS) or DEFAULT_CHAIN
+        return given + expand_chains(self.samplers, CHAINS) or DEFAULT_CHAIN
 
 
 DEFAULT_CHAIN = ("temperature:value=0.8", "top-p:p=0.95")
@@ -185,7 +187,7 @@ CHAINS = {
 """Named chains: `@careful` in place of a sampler. A run may have more, see `chains.py`."""
 
 
-def expanded(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def expand_chains(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Samplers with the chains in place of their names.
 
     Raises:

@@ -22,7 +22,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict, create_model
 
 from gpt2demo import hookspecs
-from gpt2demo.config import parse_spec, validated
+from gpt2demo.config import parse_spec, validate
 from gpt2demo.errors import PluginError
 from gpt2demo.hookspecs import PROJECT
 
@@ -246,14 +246,14 @@ def create_sampler(spec: str) -> Sampler:
     """
     name, options = parse_spec(spec)
     cls: type[Sampler] = registry().part("samplers", name)
-    return validated(cls, options, strings=True, what=f"sampler {name!r}: ")
+    return validate(cls, options, strings=True, what=f"sampler {name!r}: ")
 
 
 def create_dataset(spec: str) -> Dataset:
     """An example dataset from `NAME:key=value,key=value`. Raises as `create_sampler` does."""
     name, options = parse_spec(spec)
     cls: type[Dataset] = registry().part("datasets", name)
-    return validated(cls, options, strings=True, what=f"dataset {name!r}: ")
+    return validate(cls, options, strings=True, what=f"dataset {name!r}: ")
 
 
 def tokenizer_options(name: str) -> type[BaseModel]:
@@ -272,6 +272,6 @@ def train_tokenizer(name: str, texts: Iterable[str], options: dict[str, str]) ->
         PluginError: there is no such tokenizer.
         SettingError: an option is unknown or has a value it cannot have.
     """
-    values = validated(tokenizer_options(name), options, strings=True, what=f"tokenizer {name!r}: ")
+    values = validate(tokenizer_options(name), options, strings=True, what=f"tokenizer {name!r}: ")
     trained: Tokenizer = registry().part("tokenizers", name).train(texts, **values.model_dump())
     return trained

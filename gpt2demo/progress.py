@@ -24,7 +24,7 @@ _advance: ContextVar[Advance] = ContextVar("advance", default=_silent)
 
 
 @contextmanager
-def shown_by(display: Display) -> Iterator[None]:
+def use_display(display: Display) -> Iterator[None]:
     """Within the block, work is shown by `display`."""
     token = _display.set(display)
     try:
@@ -34,10 +34,10 @@ def shown_by(display: Display) -> Iterator[None]:
 
 
 @contextmanager
-def work(what: str, total: int | None) -> Iterator[Advance]:
+def task(what: str, total: int | None) -> Iterator[Advance]:
     """A piece of work, from its begin to its end.
 
-    Gives the function that tells how it goes on; what is called inside the block finds it by itself, as `counted` does.
+    Gives the function that tells how it goes on; what is called inside the block finds it by itself, as `count_characters` does.
     """
     with _display.get()(what, total) as advance:
         token = _advance.set(advance)
@@ -47,7 +47,7 @@ def work(what: str, total: int | None) -> Iterator[Advance]:
             _advance.reset(token)
 
 
-def counted(texts: Iterable[str]) -> Iterator[str]:
+def count_characters(texts: Iterable[str]) -> Iterator[str]:
     """Pass texts on and tell the present work how many characters they have.
 
     The work is the one at the call, not at the first text: a library may read the texts in a thread of its own.

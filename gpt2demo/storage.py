@@ -21,7 +21,7 @@ JSON_LIMIT = 16 * 2**20
 TEMPORARY, OLD = ".tmp-", "-old"
 
 
-def certainly(look: Callable[[], bool]) -> bool:
+def safe_check(look: Callable[[], bool]) -> bool:
     """What `path.is_file` and the like say; False where the system will not look, as for a name that is too long."""
     try:
         return look()
@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from None
+        raise write_error(path, error) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -116,7 +116,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         _move(temporary, target)
         fsync(target.parent)
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise write_error(target, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -165,7 +165,7 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, target)
         fsync(target.parent)
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise write_error(target, error) from None
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -188,6 +188,6 @@ def require_space(folder: Path, size: int) -> None:
         raise CheckpointError(f"{folder}: the disk is full, {size:,} bytes are needed and {free:,} are free")
 
 
-def unwritable(path: Path, error: OSError) -> CheckpointError:
+def write_error(path: Path, error: OSError) -> CheckpointError:
     """The error for a file that the disk refused to take."""
     return CheckpointError(f"{path}: could not be written ({error.strerror or error})")

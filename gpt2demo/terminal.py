@@ -7,15 +7,15 @@ from typing import NoReturn
 
 from rich.console import Console
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """A message for people, on stderr; not markup."""
-    messages.print(text, markup=False)
+    console.print(text, markup=False)
 
 
-def line(text: str) -> str:
+def one_line(text: str) -> str:
     """A text as one line."""
     return " ".join(text.split())
 
@@ -28,6 +28,6 @@ def printable(text: str) -> str:
     return text.translate(CONTROLS)
 
 
-def terminated(number: int, frame: FrameType | None) -> NoReturn:
+def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
     """A signal's handler: end as after any exception, with everything on the way cleaned up."""
     raise SystemExit(128 + number)

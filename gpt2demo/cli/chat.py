@@ -10,7 +10,7 @@ from gpt2demo.errors import UserError
 if TYPE_CHECKING:
     from gpt2demo.config import GenerateConfig
     from gpt2demo.generation.generate import Model
-from gpt2demo.terminal import messages, printable, say
+from gpt2demo.terminal import console, print_message, printable
 
 
 def chat(model: Model, config: GenerateConfig) -> None:
@@ -21,7 +21,7 @@ def chat(model: Model, config: GenerateConfig) -> None:
     """
     model.check(config)
     engine = f"{model.engine.name} ({model.engine.provider})"
-    say(f"{model.name} on {engine} continues your text; it does not follow instructions. `quit` ends.")
+    print_message(f"{model.name} on {engine} continues your text; it does not follow instructions. `quit` ends.")
     while (prompt := _ask()) not in (None, "quit", "exit"):
         try:
             generation = model.generate(prompt or "", config)
@@ -29,9 +29,9 @@ def chat(model: Model, config: GenerateConfig) -> None:
                 print(printable(piece), end="", flush=True)
             print(flush=True)
             for note in generation.notes:
-                say(f"gpt2demo: warning: {note}")
+                print_message(f"gpt2demo: warning: {note}")
         except UserError as error:  # such as a character that the training text did not have
-            say(f"gpt2demo: error: {error}")
+            print_message(f"gpt2demo: error: {error}")
         except KeyboardInterrupt:
             print(flush=True)
 
@@ -39,6 +39,6 @@ def chat(model: Model, config: GenerateConfig) -> None:
 def _ask() -> str | None:
     """A line from the user, or None at the end of the input."""
     if sys.stdin.isatty():
-        messages.print("> ", end="")
+        console.print("> ", end="")
     typed = sys.stdin.readline()
     return typed.rstrip("\r\n") if typed else None

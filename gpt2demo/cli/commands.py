@@ -23,12 +23,21 @@ from gpt2demo.cli.failures import exit_code
 from gpt2demo.cli.options import AnywhereGroup, with_settings
 from gpt2demo.cli.printing import print_list
 from gpt2demo.cli.signals import Signals, catch_signals
-from gpt2demo.config import PRESETS, BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.config import (
+    PRESETS,
+    BenchConfig,
+    DataConfig,
+    DeviceName,
+    EngineName,
+    GenerateConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from gpt2demo.errors import Error, SettingError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import line, say, terminated
+from gpt2demo.terminal import exit_on_signal, one_line, print_message
 
 app = typer.Typer(
     name=PROJECT,
@@ -40,8 +49,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-EngineName = Literal["auto", "torch", "onnx"]
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 ModelArgument = Annotated[
     str | None, typer.Argument(help="a run's name, the path of a run, checkpoint or export; default: the newest run")
 ]
@@ -128,7 +135,7 @@ def train(
             tokenizer_options=options,
             init_from=init_from,
             stop=signals.stop,
-            check=(lambda made: check_resume(made, say)) if verify_resume else lambda made: None,
+            check=(lambda made: check_resume(made, print_message)) if verify_resume else lambda made: None,
             **given,
         )
         name = _follow(events, signals)
@@ -290,7 +297,7 @@ def export(
     chosen = [name for name, given in (("onnx", onnx), ("huggingface", huggingface), (format, format)) if given]
     if len(chosen) != 1:
         raise SettingError("give --onnx, --huggingface, or one --format NAME")
-    print(export_model(model, str(chosen[0]), output, dtype=dtype, samplers=sampler or [], report=say))
+    print(export_model(model, str(chosen[0]), output, dtype=dtype, samplers=sampler or [], report=print_message))
 
 
 @app.command("import")
@@ -301,7 +308,7 @@ def import_(
     """Take in a GPT-2 from Hugging Face as a run. Prints the run's folder."""
     from gpt2demo.runs.importing import import_model
 
-    print(import_model(source, run=run, report=say).path)
+    print(import_model(source, run=run, report=print_message).path)
 
 
 @app.command()
@@ -360,7 +367,7 @@ def bench(
 
     config = BenchConfig.create(**{name: value for name, value in settings.items() if value not in (None, [])})
     with TemporaryDirectory(prefix="gpt2demo-bench-") as folder:
-        print_list(bench_generate(config, Path(folder), say), as_json)
+        print_list(bench_generate(config, Path(folder), print_message), as_json)
 
 
 @app.command()
@@ -385,10 +392,10 @@ def _pip(*words: Any) -> int:
 def main() -> None:
     """The program: run a command, turn what went wrong into one line and an exit code."""
     debug = "--debug" in sys.argv
-    warnings.showwarning = lambda message, *rest: say(f"gpt2demo: warning: {line(str(message))}")
+    warnings.showwarning = lambda message, *rest: print_message(f"gpt2demo: warning: {one_line(str(message))}")
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal or a file cannot take comes out as "?"
         sys.stdout.reconfigure(errors="replace")
-    signal.signal(signal.SIGTERM, terminated)  # so that what is half written is removed
+    signal.signal(signal.SIGTERM, exit_on_signal)  # so that what is half written is removed
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from gpt2demo import progress
-from gpt2demo.terminal import line, messages, printable, say
+from gpt2demo.terminal import console, one_line, print_message, printable
 
 if TYPE_CHECKING:
     from gpt2demo.training.events import Evaluation, Event, Started, Step
@@ -32,8 +32,8 @@ SILENCE = 10  # seconds between two lines about a long work, where there is no b
 def show_progress() -> Iterator[None]:
     """Within the block, long work is shown: as bars with rate and time on a terminal, as a line now and then elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True)
-    with bars, progress.shown_by(partial(_bar, bars) if messages.is_terminal else _lines):
+    bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    with bars, progress.use_display(partial(_bar, bars) if console.is_terminal else _lines):
         yield
 
 
@@ -55,7 +55,7 @@ def _lines(what: str, total: int | None) -> Iterator[progress.Advance]:
         done += amount
         if time.monotonic() - told > SILENCE:
             told = time.monotonic()
-            say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
+            print_message(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
 
     yield advance
 
@@ -66,8 +66,8 @@ def show_training(events: Iterable[Event]) -> None:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s  {task.fields[left]} left"),
-        console=messages,
-        disable=not messages.is_terminal,
+        console=console,
+        disable=not console.is_terminal,
         transient=True,
     )
     with bar:
@@ -101,7 +101,7 @@ class _Display:
         self._bar.update(
             self._task, completed=event.step, loss=f"{event.loss:.3f}", speed=f"{event.tokens_per_second:,.0f}", left=left
         )
-        if not messages.is_terminal and event.step % max(1, event.total_steps // 50) == 0:
+        if not console.is_terminal and event.step % max(1, event.total_steps // 50) == 0:
             self._say(
                 f"step {event.step}/{event.total_steps}: loss {event.loss:.3f}, "
                 f"{event.tokens_per_second:,.0f} tokens/s, {left} left"
@@ -114,7 +114,7 @@ class _Display:
         )
 
     def _sample(self, event: Event) -> None:
-        self._say(f"  writes: {printable(line(getattr(event, 'text', '')))[:300]}")
+        self._say(f"  writes: {printable(one_line(getattr(event, 'text', '')))[:300]}")
 
     def _saved(self, event: Event) -> None:
         self._say(f"  saved {getattr(event, 'path', '')}")

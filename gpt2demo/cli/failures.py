@@ -9,7 +9,7 @@ import sys
 import typer
 
 from gpt2demo.errors import Error, UserError
-from gpt2demo.terminal import line, say
+from gpt2demo.terminal import one_line, print_message
 
 LONGEST = 480  # characters of a message
 
@@ -30,7 +30,7 @@ def exit_code(error: BaseException) -> int:
         text = error.format_message()
     elif not isinstance(error, Error):
         text = f"unexpected {type(error).__name__}: {text} (a bug; --debug shows where)"
-    say(f"gpt2demo: error: {_short(line(text))}")
+    print_message(f"gpt2demo: error: {_short(one_line(text))}")
     return 2 if isinstance(error, UserError | typer.TyperException) else 1
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2demo.hookspecs import PROJECT
-from gpt2demo.terminal import printable, say
+from gpt2demo.terminal import print_message, printable
 
 if TYPE_CHECKING:
     from gpt2demo.config import GenerateConfig
@@ -60,7 +60,7 @@ def _print_stream(model: Model, prompt: str, config: GenerateConfig, *, quiet: b
 def _warn(texts: Sequence[Continuation]) -> None:
     """Say once each what the model did not read or had to forget."""
     for note in dict.fromkeys(note for text in texts for note in text.notes):
-        say(f"gpt2demo: warning: {note}")
+        print_message(f"gpt2demo: warning: {note}")
 
 
 def print_logprobs(text: Continuation) -> None:
@@ -106,7 +106,7 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
         print(json.dumps(rows))
         return
     if not rows:
-        say("nothing here yet")
+        print_message("nothing here yet")
         return
     columns = max(rows, key=len)  # what cannot be read is a row with less in it
     table = Table(*columns, box=None, pad_edge=False)

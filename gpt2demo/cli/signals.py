@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
-from gpt2demo.terminal import say
+from gpt2demo.terminal import print_message
 
 
 class Signals:
@@ -26,12 +26,12 @@ class Signals:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
         if not self.training:
-            say("stopped before the training began; nothing is kept")
+            print_message("stopped before the training began; nothing is kept")
             raise SystemExit(128 + number)
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        say("stopping after this step, with a checkpoint; once more to stop at once")
+        print_message("stopping after this step, with a checkpoint; once more to stop at once")
 
     def stop(self) -> Literal["interrupted"] | None:
         """What the trainer asks after each step."""

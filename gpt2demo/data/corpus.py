@@ -21,7 +21,7 @@ from gpt2demo.data.compare import compare
 from gpt2demo.data.sources import Source, read
 from gpt2demo.data.tokens import with_newline
 from gpt2demo.errors import DataError, SettingError
-from gpt2demo.storage import certainly, new_file
+from gpt2demo.storage import new_file, safe_check
 
 OUTPUTS = (".jsonl", ".jsonl.gz")
 FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
@@ -156,7 +156,7 @@ def check_output(path: Path) -> None:
     """
     if not path.name.endswith(OUTPUTS):
         raise SettingError(f"output={str(path)!r}: give a file that ends in {' or '.join(OUTPUTS)}")
-    if certainly(path.exists):
+    if safe_check(path.exists):
         raise SettingError(f"output={str(path)!r}: is already there; choose another name, or remove it first")
 
 

@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 from gpt2demo.config import DataConfig
 from gpt2demo.data.formats import CHUNK, LIMIT, SUFFIXES, check_start, read_documents
 from gpt2demo.errors import DataError, SettingError
-from gpt2demo.progress import work
-from gpt2demo.storage import certainly
+from gpt2demo.progress import task
+from gpt2demo.storage import safe_check
 
 TIMEOUT = 30  # seconds in which a server sends nothing
 
@@ -56,7 +56,7 @@ def read(places: Sequence[str | Path], config: DataConfig | None = None) -> tupl
     checksums = iter(config.sha256)
     documents: list[str] = []
     sources: list[Source] = []
-    with work("reading the text", None) as advance:
+    with task("reading the text", None) as advance:
         for file in files:
             found, source = read_file(file, config.field, next(checksums, None) if is_url(file) else None)
             documents += found
@@ -120,9 +120,9 @@ def find(place: str) -> list[str]:
     """
     if is_url(place):
         return [place]
-    if certainly(Path(place).is_dir):
+    if safe_check(Path(place).is_dir):
         return _in_folder(place)
-    if set("*?[") & set(place) and not certainly(Path(place).exists):
+    if set("*?[") & set(place) and not safe_check(Path(place).exists):
         return _matching(place)
     return [place]
 
@@ -210,7 +210,7 @@ def download(url: str, file: BufferedIOBase) -> None:
 
 def _copy(answer: HTTPResponse, file: BufferedIOBase, url: str) -> None:
     total = answer.length  # None where the server does not say
-    with work(f"fetching {url}", total) as advance:
+    with task(f"fetching {url}", total) as advance:
         while piece := answer.read(CHUNK):
             file.write(piece)
             advance(len(piece))

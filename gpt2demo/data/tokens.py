@@ -16,8 +16,8 @@ import numpy.typing as npt
 from gpt2demo import plugins
 from gpt2demo.errors import DataError
 from gpt2demo.interfaces import HasEncodeArray, Tokenizer
-from gpt2demo.progress import counted, work
-from gpt2demo.storage import read_json, unwritable, write_json
+from gpt2demo.progress import count_characters, task
+from gpt2demo.storage import read_json, write_error, write_json
 
 SPLITS = ("train", "validation")
 Ids = npt.NDArray[np.unsignedinteger]
@@ -72,7 +72,7 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
         try:
             np.save(folder / f"{name}.npy", ids, allow_pickle=False)
         except OSError as error:
-            raise unwritable(folder / f"{name}.npy", error) from None
+            raise write_error(folder / f"{name}.npy", error) from None
         sizes[name] = Split(len(ids), size)
     write_json(folder / "data.json", {name: asdict(size) for name, size in sizes.items()})
     return sizes
@@ -85,8 +85,8 @@ def encode(documents: Sequence[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
     end: Ids = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
     parts: list[Ids] = []
     size = 0
-    with work("turning the text into tokens", sum(map(len, documents))):
-        for document in counted(with_newline(documents)):
+    with task("turning the text into tokens", sum(map(len, documents))):
+        for document in count_characters(with_newline(documents)):
             ids: Ids = np.asarray(ids_of(document), dtype=dtype)
             parts += [ids, end]
             size += len(document.encode())
@@ -117,5 +117,5 @@ def load_sizes(folder: Path) -> dict[str, Split]:
 
 def train_tokenizer(name: str, documents: Sequence[str], options: dict[str, str]) -> Tokenizer:
     """A tokenizer trained on documents, with options as text; shows how far it is. Raises as `plugins.train_tokenizer` does."""
-    with work(f"training the tokenizer {name}", sum(map(len, documents))):
+    with task(f"training the tokenizer {name}", sum(map(len, documents))):
         return plugins.train_tokenizer(name, with_newline(documents), options)

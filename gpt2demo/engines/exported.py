@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from gpt2demo.config import ModelConfig, describe
 from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.runs.folder import Run, exports_dir
-from gpt2demo.storage import certainly, read_json, sha256
+from gpt2demo.storage import read_json, safe_check, sha256
 
 CERTIFICATE = "gpt2demo.json"
 MODEL = "model.onnx"
@@ -69,7 +69,7 @@ class Exported:
 
 def is_export(path: Path) -> bool:
     """Whether a folder claims to be an export for onnxruntime."""
-    return certainly((path / CERTIFICATE).is_file) and certainly((path / MODEL).is_file)
+    return safe_check((path / CERTIFICATE).is_file) and safe_check((path / MODEL).is_file)
 
 
 def export_of(run: Run) -> Path:
@@ -127,7 +127,7 @@ def _check_sum(folder: Path, name: str, certificate: dict[str, Any]) -> None:
         CheckpointError: it is missing, or another.
     """
     file = folder / name
-    if not certainly(file.is_file) or sha256(file) != _listed(certificate, name).get("sha256"):
+    if not safe_check(file.is_file) or sha256(file) != _listed(certificate, name).get("sha256"):
         raise CheckpointError(f"{file}: is not the file that {CERTIFICATE} certifies; export the model again")
 
 

@@ -67,8 +67,8 @@ def evaluate(model: Model, places: Sequence[str | Path] = (), config: DataConfig
     if config and (given := config.model_dump(exclude_defaults=True)):
         words = ", ".join(f"{name}={value}" for name, value in given.items())
         raise SettingError(f"{words}: there is no text to read; name the text files too")
-    run = Run(model.path.resolve().parent.parent)
-    if not (run.data / "data.json").is_file():
+    run = Run.of_checkpoint(model.path)
+    if not run or not (run.data / "data.json").is_file():
         raise RunError(f"{model.path}: belongs to no run with a validation split; name the text files to evaluate on")
     return score(model.engine, load_ids(run.data, "validation"), load_sizes(run.data)["validation"].bytes)
 

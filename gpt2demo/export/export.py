@@ -16,7 +16,7 @@ from gpt2demo.interfaces import Exporter
 from gpt2demo.runs.find import find_model
 from gpt2demo.runs.folder import Run, exports_dir, now
 from gpt2demo.sampling.saved import FILE as CHAINS
-from gpt2demo.storage import certainly, new_folder, read_json, remove_abandoned, write_json
+from gpt2demo.storage import new_folder, read_json, remove_abandoned, safe_check, write_json
 
 MARK = "gpt2demo.json"
 """Every export has a file of this name: ONNX a certificate, others at least who made it and when."""
@@ -117,7 +117,7 @@ def _target(asked: Path) -> Path:
         RunError: something else than an export is there, or the folder that this process is in.
     """
     target = Path(os.path.realpath(asked))
-    if certainly(target.exists) and not _replaceable(target):
+    if safe_check(target.exists) and not _replaceable(target):
         raise RunError(f"{asked}: is already there and is no export; choose another --output")
     if Path.cwd().is_relative_to(target):
         raise RunError(f"{asked}: is the current folder, which cannot be replaced; choose another --output")
@@ -127,16 +127,16 @@ def _target(asked: Path) -> Path:
 def _source(model: str | Path | None) -> tuple[Path, str]:
     """The verified checkpoint folder that a MODEL means, and what its export is called."""
     from gpt2demo.engines.exported import is_export
-    from gpt2demo.runs.checkpoint import is_checkpoint, newest, verify
+    from gpt2demo.runs.checkpoint import newest, verify
 
-    found = find_model(None if model is None else str(model), is_checkpoint, is_export)
+    found = find_model(None if model is None else str(model), is_export)
     if isinstance(found, Run):
         return newest(found.checkpoints).path, found.name
     if is_export(found):
         raise RunError(f"{found}: is an export already; name the run or checkpoint it was made from")
     path = verify(found).path.resolve()
-    run = Run(path.parent.parent)
-    return path, f"{run.name}-{path.name}" if run.exists else path.name
+    run = Run.of_checkpoint(path)
+    return path, f"{run.name}-{path.name}" if run else path.name
 
 
 def _replaceable(target: Path) -> bool:

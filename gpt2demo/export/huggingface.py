@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from gpt2demo.data.tokens import load_sizes
 from gpt2demo.errors import CheckpointError, ExportError, RunError
 from gpt2demo.export.card import model_card
 from gpt2demo.interfaces import HasTokenizerJson
+from gpt2demo.metrics import bits_per_byte, perplexity
 from gpt2demo.model import GPT2
 from gpt2demo.runs.checkpoint import load_tokenizer
 from gpt2demo.runs.folder import Run, now
@@ -68,12 +68,12 @@ def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
 
 def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """What was made from what: the start of gpt2demo.json."""
-    file, weights, run = folder / "model.safetensors", checkpoint / "model.safetensors", Run(checkpoint.parent.parent)
+    file, weights, run = folder / "model.safetensors", checkpoint / "model.safetensors", Run.of_checkpoint(checkpoint)
     progress = read_json(checkpoint / "trainer.json")
     return {
         "exporter": "huggingface",
         "created": now(),
-        "name": run.name if run.exists else checkpoint.name,
+        "name": run.name if run else checkpoint.name,
         "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}},
         "source": {"checkpoint": checkpoint.name, "step": progress.get("step"), "sha256": sha256(weights)},
         **metrics(run, progress.get("validation_loss")),
@@ -82,21 +82,21 @@ def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def metrics(run: Run, loss: float | None) -> dict[str, float]:
+def metrics(run: Run | None, loss: float | None) -> dict[str, float]:
     """How well the checkpoint predicts its run's validation text, where it was evaluated."""
     if loss is None:
         return {}
-    found = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-    if (run.data / "data.json").is_file():
+    found = {"validation_loss": loss, "perplexity": perplexity(loss)}
+    if run and (run.data / "data.json").is_file():
         size = load_sizes(run.data)["validation"]
-        found["bits_per_byte"] = loss / math.log(2) * size.tokens / size.bytes
+        found["bits_per_byte"] = bits_per_byte(loss, size.tokens, size.bytes)
     return found
 
 
 def run_info(checkpoint: Path) -> dict[str, Any]:
     """run.json of the checkpoint's run; empty for a checkpoint that stands alone."""
-    run = Run(checkpoint.parent.parent)
+    run = Run.of_checkpoint(checkpoint)
     try:
-        return run.info() if run.exists else {}
+        return run.info() if run else {}
     except (RunError, CheckpointError):
         return {}

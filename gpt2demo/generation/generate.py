@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from gpt2demo import plugins
 from gpt2demo.config import GenerateConfig
@@ -14,9 +14,6 @@ from gpt2demo.generation.batch import Batch
 from gpt2demo.generation.continuation import Continuation, ends
 from gpt2demo.interfaces import Decoder, Engine, Sampler, Tokenizer
 from gpt2demo.sampling.saved import with_own_chains
-
-EngineName = Literal["auto", "torch", "onnx"]
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Generation(Continuation, Iterator[str]):

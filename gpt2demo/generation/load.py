@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt2demo.config import DeviceName, EngineName
 from gpt2demo.errors import RunError
-from gpt2demo.generation.generate import DeviceName, EngineName, Model
+from gpt2demo.generation.generate import Model
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.find import find_model
 from gpt2demo.runs.folder import Run
@@ -25,7 +26,7 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
     """
     from gpt2demo.engines import exported
 
-    found = find_model(None if model is None else str(model), checkpoint.is_checkpoint, exported.is_export)
+    found = find_model(None if model is None else str(model), exported.is_export)
     if isinstance(found, Run) and engine == "onnx":
         return _load_export(exported.export_of(found), device)
     if isinstance(found, Path) and exported.is_export(found):

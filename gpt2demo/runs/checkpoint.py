@@ -1,14 +1,14 @@
-"""Checkpoints: written whole or not at all, verified before use, readable by `transformers` as they are.
+"""Checkpoints: written atomically, verified before use, and readable by `transformers`.
 
     step-00001000/
       model.safetensors  config.json  generation_config.json          Hugging Face's GPT-2 format
-      tokenizer.json  tokenizer_config.json                           where the tokenizer can be expressed so
+      tokenizer.json  tokenizer_config.json                           if the tokenizer supports it
       tokenizer/                                                      the tokenizer's own files
-      trainer.safetensors  trainer.json                               the optimizer's state; step, best loss
+      trainer.safetensors  trainer.json                               optimizer state; step and validation loss
       manifest.json                                                   sha256 and size of every file; written last
 
-A folder without a valid manifest is not a checkpoint. No file is ever unpickled. What is in the tensors is `weights.py`'s matter:
-nothing here needs torch, so that exported models run without it.
+A folder without a valid manifest is not a checkpoint. No file is ever unpickled. `weights.py` reads and writes the tensors:
+this module must not import torch, because exported models run without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from gpt2demo import plugins
 from gpt2demo.errors import CheckpointError, TokenizerError, UserError
 from gpt2demo.interfaces import HasTokenizerJson, Tokenizer
-from gpt2demo.storage import certainly, read_json, remove_temporaries, sha256, unwritable, write_json
+from gpt2demo.storage import read_json, remove_temporaries, safe_check, sha256, write_error, write_json
 
 FORMAT = 1
 
@@ -35,7 +35,7 @@ class Checkpoint:
     Attributes:
         path: the folder.
         step: optimizer steps done.
-        validation_loss: of the evaluation at this step, in nats per token, or None.
+        validation_loss: of the evaluation at this step, in nats per token; None if there was no evaluation.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 def save_tokenizer(tokenizer: Tokenizer, name: str, folder: Path) -> None:
-    """Write a tokenizer's own files, and `plugin.json`: which plugin can read them."""
+    """Write a tokenizer's own files, and `plugin.json` with the plugin that reads them."""
     owner = plugins.registry().owner("tokenizers", name)
     folder.mkdir(exist_ok=True)
     tokenizer.save(folder)
@@ -55,7 +55,7 @@ def save_tokenizer(tokenizer: Tokenizer, name: str, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
-    """A tokenizer and its name from what `save_tokenizer` wrote.
+    """Return a tokenizer written by `save_tokenizer`, and its name.
 
     Raises:
         TokenizerError: the files are damaged, or the plugin that reads them is not installed.
@@ -69,12 +69,12 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
         cls: type[Tokenizer] = plugins.registry().part("tokenizers", name)
     except UserError as error:
         package = f"{stored.get('distribution')} {stored.get('version')}"
-        raise TokenizerError(f"{folder}: needs the tokenizer {name!r} from {package}; pip install it ({error})") from None
+        raise TokenizerError(f"{folder}: requires the tokenizer {name!r} from {package}; pip install it ({error})") from None
     return cls.load(folder), name
 
 
 def write_tokenizer_json(tokenizer: Tokenizer, n_positions: int, folder: Path) -> bool:
-    """Write tokenizer.json and tokenizer_config.json where the tokenizer can be expressed so; say whether it could."""
+    """Write tokenizer.json and tokenizer_config.json; return False if the tokenizer does not support this format."""
     if not isinstance(tokenizer, HasTokenizerJson):
         return False
     (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json(), encoding="utf-8")
@@ -89,19 +89,19 @@ def write_tokenizer_json(tokenizer: Tokenizer, n_positions: int, folder: Path) -
 
 
 def folder_name(step: int) -> str:
-    """What a checkpoint's folder is called."""
+    """Return the name of the checkpoint folder of a step."""
     return f"step-{step:08d}"
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file of a folder with size and checksum."""
+    """Write manifest.json with the size and checksum of every file of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
     write_json(folder / "manifest.json", {"format": FORMAT, "files": listed})
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove old checkpoints: the newest `keep` stay, and the one with the lowest validation loss."""
+    """Remove old checkpoints. Keep the newest `keep`, and the one with the lowest validation loss."""
     checkpoints = list(valid_checkpoints(folder, verified=False))
     kept = {checkpoint.path for checkpoint in checkpoints[:keep]}
     kept |= {best.path for best in [best_of(checkpoints)] if best}
@@ -111,16 +111,16 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint folder; from the first moment on it is no checkpoint, whatever happens to the rest."""
+    """Remove a checkpoint folder. The manifest goes first, so that a partly removed folder is not a checkpoint."""
     try:
         (path / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(path)
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise write_error(path, error) from None
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed process left: temporary folders, and checkpoints without a manifest."""
+    """Remove temporary folders and checkpoints without a manifest, which a killed process leaves."""
     remove_temporaries(folder)
     for path in folder.glob("step-*"):
         if not (path / "manifest.json").is_file():
@@ -131,36 +131,36 @@ def clean(folder: Path) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder claims to be a checkpoint."""
-    return certainly((path / "manifest.json").is_file) and certainly((path / "model.safetensors").is_file)
+    """Return whether a folder has the files of a checkpoint. Their content is not verified."""
+    return safe_check((path / "manifest.json").is_file) and safe_check((path / "model.safetensors").is_file)
 
 
 def verify(path: Path) -> Checkpoint:
     """Check every file of a checkpoint against its manifest.
 
     Raises:
-        CheckpointError: something is missing, changed, or of a newer format; says which file.
+        CheckpointError: a file is missing or damaged, or the format is unsupported. The message names the file.
     """
     manifest = read_json(path / "manifest.json")
     if (found := manifest.get("format")) != FORMAT:
         raise CheckpointError(f"{path}: has checkpoint format {found!r}, this program reads {FORMAT}; use a newer gpt2demo")
     listed = manifest.get("files")
     if not isinstance(listed, dict) or "model.safetensors" not in listed:
-        raise CheckpointError(f"{path}/manifest.json: lists no files")
+        raise CheckpointError(f"{path}/manifest.json: has no list of files")
     for name, expected in listed.items():
         file = path / name
         if Path(name).is_absolute() or ".." in Path(name).parts or not file.is_file():
             raise CheckpointError(f"{file}: is missing")
-        if not isinstance(expected, dict) or not _as_listed(file, expected):
+        if not isinstance(expected, dict) or not _matches(file, expected):
             raise CheckpointError(f"{file}: is damaged (its content does not match manifest.json)")
     return _describe(path)
 
 
-def _as_listed(file: Path, expected: dict[str, Any]) -> bool:
-    """Whether a file is what the manifest says of it.
+def _matches(file: Path, expected: dict[str, Any]) -> bool:
+    """Return whether a file has the size and checksum that the manifest lists.
 
     Raises:
-        CheckpointError: it cannot be read; a trainer may be removing the checkpoint at this moment.
+        CheckpointError: the file cannot be read; a trainer may be removing the checkpoint at the same time.
     """
     try:
         return bool(file.stat().st_size == expected.get("bytes") and sha256(file) == expected.get("sha256"))
@@ -169,38 +169,38 @@ def _as_listed(file: Path, expected: dict[str, Any]) -> bool:
 
 
 def _describe(path: Path) -> Checkpoint:
-    """A checkpoint's step and loss from its trainer.json."""
+    """Return a checkpoint with step and loss from its trainer.json."""
     progress = read_json(path / "trainer.json")
     step, loss = progress.get("step"), progress.get("validation_loss")
     if not isinstance(step, int) or not (loss is None or isinstance(loss, float)):
-        raise CheckpointError(f"{path}/trainer.json: has no usable step and validation loss")
+        raise CheckpointError(f"{path}/trainer.json: has no valid step and validation loss")
     return Checkpoint(path, step, loss)
 
 
 def valid_checkpoints(folder: Path, *, verified: bool = True) -> Iterator[Checkpoint]:
-    """The usable checkpoints of a run, newest first; damaged ones are passed over with a warning."""
+    """Yield the valid checkpoints of a folder, newest first. Skip damaged ones with a warning."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             found = verify(path) if verified else _describe(path)
             if path.name != folder_name(found.step):
-                raise CheckpointError(f"{path}: holds step {found.step}, which is another folder's")
+                raise CheckpointError(f"{path}: has the wrong step {found.step}")
             yield found
         except CheckpointError as error:
-            warnings.warn(f"{error}; passed over", stacklevel=2)
+            warnings.warn(f"{error}; skipped", stacklevel=2)
 
 
 def newest(folder: Path) -> Checkpoint:
-    """The newest checkpoint that is whole; damaged newer ones are passed over with a warning.
+    """Return the newest valid checkpoint. Skip damaged newer ones with a warning.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the folder has no valid checkpoint.
     """
     for checkpoint in valid_checkpoints(folder):
         return checkpoint
-    raise CheckpointError(f"{folder}: there is no usable checkpoint yet")
+    raise CheckpointError(f"{folder}: has no valid checkpoint yet")
 
 
 def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest validation loss, if any was evaluated."""
+    """Return the checkpoint with the lowest validation loss, or None if none was evaluated."""
     evaluated = [checkpoint for checkpoint in checkpoints if checkpoint.validation_loss is not None]
     return min(evaluated, key=lambda checkpoint: checkpoint.validation_loss or 0.0, default=None)

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from gpt2demo.errors import RunError
+from gpt2demo.runs.checkpoint import is_checkpoint
 from gpt2demo.runs.folder import Run, exports_dir, runs_dir
 
-LONGEST = 80  # what a message quotes of a name
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+NAME_LIMIT = 80  # characters of a name that a message quotes
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def list_runs() -> list[Run]:
-    """All runs, the one that was written last first."""
+    """Return all runs, the most recently active first."""
     folder = runs_dir()
     runs = [Run(path) for path in folder.iterdir() if (path / "run.json").is_file()] if folder.is_dir() else []
     return sorted(runs, key=_last_written, reverse=True)
 
 
 def _last_written(run: Run) -> float:
-    """When the run's state last changed."""
+    """Return when the run's state last changed."""
     try:
         return (run.path / "state.json").stat().st_mtime
     except OSError:
@@ -29,49 +30,64 @@ def _last_written(run: Run) -> float:
 
 
 def find_run(name: str) -> Run:
-    """A run by name or path.
+    """Return a run by name or path.
 
     Raises:
-        RunError: there is none.
+        RunError: the run does not exist.
     """
-    for path in _places(name, runs_dir()):
+    for path in _candidates(name, runs_dir()):
         if Run(path).exists:
             return Run(path)
-    names = ", ".join(run.name for run in list_runs()[:8]) or "none yet"
-    raise RunError(f"run {name[:LONGEST]!r}: there is no such run in {runs_dir()}; there are: {names}")
+    raise RunError(f"run {name[:NAME_LIMIT]!r}: not found; {_existing_runs()}")
 
 
-def _places(name: str, *folders: Path) -> list[Path]:
-    """The paths that a name may mean: one in the first folder, itself, one in the others. `.` and `..` are no names."""
-    inside = [] if name in ("", ".", "..") else [folder / name for folder in folders]
-    return [*inside[:1], Path(name), *inside[1:]]
+def find_model(name: str | None, is_other: Callable[[Path], bool]) -> Run | Path:
+    """Return the run, or the checkpoint or other model folder, that a MODEL argument refers to.
 
-
-def find_model(name: str | None, is_checkpoint: Callable[[Path], bool], is_export: Callable[[Path], bool]) -> Run | Path:
-    """What MODEL means: a run's name, the path of a run, checkpoint or export folder; None is the newest run.
+    Args:
+        name: a run's name, or the path of a run, checkpoint or other model folder; None means the newest run.
+        is_other: returns whether a folder is another kind of model that the caller accepts, such as an export.
 
     Raises:
-        RunError: there is no such thing.
+        RunError: there is no such model.
     """
     if name is None:
         if runs := list_runs():
             return runs[0]
-        raise RunError(f"there is no run in {runs_dir()} yet; train one with `gpt2demo train`")
-    for path in _places(name, runs_dir(), exports_dir()):
+        raise RunError(f"{runs_dir()} has no run yet; train one with `gpt2demo train`")
+    for path in _candidates(name, runs_dir(), exports_dir()):
         if Run(path).exists:
             return Run(path)
-        if is_checkpoint(path) or is_export(path):
+        if is_checkpoint(path) or is_other(path):
             return path
-    if Path(name).suffix in PICKLES:
-        raise RunError(f"model {name!r}: is a pickle, which can run any code when it is read; save it as safetensors first")
-    names = ", ".join(run.name for run in list_runs()[:8]) or "none yet"
-    raise RunError(f"model {name[:LONGEST]!r}: is no run, checkpoint or export folder; runs in {runs_dir()}: {names}")
+    refuse_pickle(Path(name))
+    raise RunError(f"model {name[:NAME_LIMIT]!r}: not a run, checkpoint or export; {_existing_runs()}")
+
+
+def _candidates(name: str, *folders: Path) -> list[Path]:
+    """Return the paths that a name may mean: in the first folder, as a path, in the other folders."""
+    inside = [] if name in ("", ".", "..") else [folder / name for folder in folders]
+    return [*inside[:1], Path(name), *inside[1:]]
+
+
+def _existing_runs() -> str:
+    """Return the end of a message: the names of a few runs."""
+    return f"runs in {runs_dir()}: {', '.join(run.name for run in list_runs()[:8]) or 'none yet'}"
+
+
+def refuse_pickle(file: Path) -> None:
+    """Raise a RunError if a file's suffix is that of a pickle."""
+    if file.suffix in PICKLES:
+        raise RunError(
+            f"{file}: is a pickle, which can run any code when it is loaded, and is never loaded here; if you trust it, convert "
+            "it to safetensors with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)"
+        )
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """A run in one row, for lists: name, status, step and total, parameters, newest validation loss, tokenizer, data, created.
+    """Return a run as a row of a list: name, status, step, parameters, newest validation loss, tokenizer, data, created.
 
-    A run that cannot be read says why instead of its status.
+    A run that cannot be read has the reason as its status.
     """
     try:
         info = run.info()
@@ -87,11 +103,11 @@ def summary(run: Run) -> dict[str, Any]:
         "parameters": info.get("parameters"),
         "validation_loss": losses[-1] if losses else None,
         "tokenizer": info.get("tokenizer", {}).get("name"),
-        "data": _names([Path(source["path"]).name for source in info.get("data", [])]),
+        "data": _shortened([Path(source["path"]).name for source in info.get("data", [])]),
         "created": info.get("created"),
     }
 
 
-def _names(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+def _shortened(names: list[str]) -> str:
+    """Return the first few names and the number of the others."""
     return ", ".join([*names[:3], *([f"and {len(names) - 3} more"] if len(names) > 3 else [])])

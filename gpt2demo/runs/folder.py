@@ -1,13 +1,13 @@
-"""The run folder: what lies where in `runs/NAME`, who may write there, and how a MODEL that somebody named is found.
+"""The run folder: the files of `runs/NAME`, its state, and its lock.
 
-run.json          what was asked for: settings, data with checksums, tokenizer, versions
-state.json        how it stands: running | finished | stopped | failed | interrupted
+run.json          settings, data files with checksums, tokenizer, versions
+state.json        running | finished | stopped | failed | interrupted
 metrics.jsonl     a line for each step and evaluation
-samples.jsonl     what the model wrote at each evaluation
+samples.jsonl     text sampled at each evaluation
 tokenizer/        the tokenizer's own files
-data/             ids of the two splits
+data/             token ids of the two splits
 checkpoints/      see checkpoint.py
-stop              exists while somebody asks the training to stop
+stop              its existence asks the training to stop
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,46 +28,55 @@ import filelock
 import psutil
 
 from gpt2demo.errors import CheckpointError, RunError
-from gpt2demo.storage import certainly, read_json, unwritable, write_json, write_text
+from gpt2demo.storage import read_json, safe_check, write_error, write_json, write_text
 
 FORMAT = 1
 RUNS_DIR = "GPT2DEMO_RUNS_DIR"
 EXPORTS_DIR = "GPT2DEMO_EXPORTS_DIR"
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+INTERRUPTS = (KeyboardInterrupt, SystemExit)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def runs_dir() -> Path:
-    """Where runs live: `./runs`, or what `GPT2DEMO_RUNS_DIR` says."""
+    """Return the folder of the runs: `GPT2DEMO_RUNS_DIR`, or `./runs`."""
     return Path(os.environ.get(RUNS_DIR) or "runs")
 
 
 def exports_dir() -> Path:
-    """Where exports land: `./exports`, or what `GPT2DEMO_EXPORTS_DIR` says."""
+    """Return the folder of the exports: `GPT2DEMO_EXPORTS_DIR`, or `./exports`."""
     return Path(os.environ.get(EXPORTS_DIR) or "exports")
 
 
 def check_name(name: str) -> str:
-    """A name that is safe as a folder's name on every system.
+    """Return a name that is valid as a folder name on every system.
 
     Raises:
-        RunError: it is not.
+        RunError: the name is invalid.
     """
     if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name) or name.endswith("."):
         raise RunError(f"name {name[:120]!r}: use up to 100 letters, digits, '.', '_' and '-', the first a letter or digit")
     return name
 
 
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---------------------------------------------------------------------------------------------- state
+
+
 @dataclass(frozen=True)
 class State:
-    """How a run stands.
+    """The content of state.json.
 
     Attributes:
-        status: `running` is only true while the process lives: see `Run.state`.
-        pid, pid_started: the training process and when the system says it started (seconds since 1970).
+        status: `running` may be out of date if the process was killed: see `Run.state`.
+        pid, pid_started: the training process, and when it started (seconds since 1970).
         step, total_steps: optimizer steps done and to do.
-        error: why it failed, in one line.
+        error: reason of a failure, in one line.
     """
 
     status: Status
@@ -78,23 +88,31 @@ class State:
 
     @classmethod
     def own(cls, status: Status, step: int = 0, total_steps: int = 0, error: str | None = None) -> Self:
-        """A state of this very process."""
+        """Return a state with the current process as its owner."""
         return cls(status, os.getpid(), process_start(os.getpid()) or 0.0, step, total_steps, error)
 
     @property
     def alive(self) -> bool:
-        """Whether the process that wrote this is still there (not another one that got its number)."""
-        started = process_start(self.pid)
-        return started is not None and abs(started - self.pid_started) < 1.0
+        """Whether the process that wrote this state is running."""
+        return process_alive(self.pid, self.pid_started)
 
 
 def process_start(pid: int) -> float | None:
-    """When a process started, or None when there is none (a zombie counts as none)."""
+    """Return when a process started (seconds since 1970), or None if it does not exist or is a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.Error:
         return None
+
+
+def process_alive(pid: int, started: float) -> bool:
+    """Return whether the process with this id and start time is running; a later process may have the same id."""
+    found = process_start(pid)
+    return found is not None and abs(found - started) < 1.0
+
+
+# ---------------------------------------------------------------------------------------------- the folder
 
 
 class Run:
@@ -113,6 +131,12 @@ class Run:
         self.samples = path / "samples.jsonl"
         self.stop_file = path / "stop"
 
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> Self | None:
+        """Return the run that a checkpoint folder belongs to, or None for a checkpoint outside of a run."""
+        run = cls(path.resolve().parent.parent)
+        return run if run.exists else None
+
     @property
     def name(self) -> str:
         """The folder's name."""
@@ -121,13 +145,13 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether the folder holds a run."""
-        return certainly((self.path / "run.json").is_file)
+        return safe_check((self.path / "run.json").is_file)
 
     def info(self) -> dict[str, Any]:
-        """The content of run.json.
+        """Read run.json.
 
         Raises:
-            RunError: it is damaged, or of a newer format than this program knows.
+            RunError: the file is damaged or has an unsupported format.
         """
         try:
             info = read_json(self.path / "run.json")
@@ -143,11 +167,11 @@ class Run:
 
     @property
     def has_state(self) -> bool:
-        """Whether a training has begun here, be it only to fail."""
-        return certainly((self.path / "state.json").is_file)
+        """Whether a training has started here, even if it failed."""
+        return safe_check((self.path / "state.json").is_file)
 
     def state(self) -> State:
-        """How the run stands; a `running` one whose process is gone counts as interrupted."""
+        """Read state.json; report `interrupted` for a running state whose process is gone."""
         try:
             stored = read_json(self.path / "state.json")
             state = State(**{key: stored[key] for key in State.__dataclass_fields__})
@@ -163,10 +187,10 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only writer of this run. The system frees the lock when the process ends, however it ends.
+        """Hold the run's write lock. The system releases it when the process ends, even if it is killed.
 
         Raises:
-            RunError: another process writes here.
+            RunError: another process holds the lock.
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
@@ -179,16 +203,27 @@ class Run:
         finally:
             lock.release()
 
+    @contextmanager
+    def deleted_on(self, *errors: type[BaseException]) -> Iterator[None]:
+        """Delete the folder if the block raises one of these exceptions."""
+        try:
+            yield
+        except errors:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    # ------------------------------------------------------------------------------------------ records
+
     def append(self, path: Path, record: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl or samples.jsonl."""
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise unwritable(path, error) from None
+            raise write_error(path, error) from None
 
     def records(self, path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines of a .jsonl file from a byte offset on, and the offset behind them."""
+        """Read the complete lines of a .jsonl file from a byte offset; return them and the offset after them."""
         try:
             with path.open("rb") as file:
                 file.seek(offset)
@@ -198,8 +233,8 @@ class Run:
         whole = raw[: raw.rfind(b"\n") + 1]
         return [record for line in whole.splitlines() if (record := _record(line))], offset + len(whole)
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run will do again."""
+    def drop_records_after(self, step: int) -> None:
+        """Remove the records of later steps, which a resumed run repeats."""
         for path in (self.metrics, self.samples):
             if path.exists():
                 kept = [record for record in self.records(path)[0] if record.get("step", 0) <= step]
@@ -207,7 +242,7 @@ class Run:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A line of a .jsonl file, or None for one that a crash has torn."""
+    """Parse a line of a .jsonl file; return None for a line that a crash left incomplete."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -215,20 +250,18 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+# ---------------------------------------------------------------------------------------------- new runs
 
 
 def new_run(name: str | None, stem: str) -> Run:
-    """Make the folder of a new run.
+    """Create the folder of a new run.
 
     Args:
-        name: what the user calls it, or None for a free name made from `stem`.
-        stem: what to derive a name from, such as `tales-nano`.
+        name: the run's name, or None to derive an unused one from `stem`.
+        stem: base of a derived name, such as `tales-nano`.
 
     Raises:
-        RunError: the name cannot be used or is taken.
+        RunError: the name is invalid or taken.
     """
     for candidate in [check_name(name)] if name else _numbered(stem):
         path = runs_dir() / candidate
@@ -237,18 +270,18 @@ def new_run(name: str | None, stem: str) -> Run:
         except FileExistsError:
             continue
         except OSError as error:
-            raise unwritable(path, error) from None
+            raise write_error(path, error) from None
         return Run(path)
-    raise RunError(f"run {name!r}: is already there; continue it with `gpt2demo resume {name}` or choose another --run")
+    raise RunError(f"run {name!r} already exists; continue it with `gpt2demo resume {name}` or choose another --run")
 
 
 def new_name(stem: str) -> str:
-    """A free name made from `stem`."""
+    """Return an unused name derived from `stem`."""
     return next(name for name in _numbered(stem) if not (runs_dir() / name).exists())
 
 
 def _numbered(stem: str) -> Iterator[str]:
-    """What of `stem` a name can have, then the same with -2, -3 and so on."""
+    """Yield the stem as a valid name, then with -2, -3 and so on."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:80] or "run"
     yield stem
     yield from (f"{stem}-{number}" for number in itertools.count(2))

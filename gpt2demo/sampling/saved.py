@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpt2demo import plugins
-from gpt2demo.config import CHAINS, GenerateConfig, expanded
+from gpt2demo.config import CHAINS, GenerateConfig, expand_chains
 from gpt2demo.errors import CheckpointError, SettingError
 from gpt2demo.runs.folder import Run, check_name
 from gpt2demo.storage import read_json, write_json
@@ -15,8 +15,8 @@ FILE = "chains.json"
 
 def chains_file(model: Path) -> Path:
     """Where the chains of a checkpoint's run, or of another model's folder, are."""
-    run = Run(model.resolve().parent.parent)
-    return (run.path if run.exists else model) / FILE
+    run = Run.of_checkpoint(model)
+    return (run.path if run else model) / FILE
 
 
 def load_chains(model: Path) -> dict[str, tuple[str, ...]]:
@@ -52,4 +52,4 @@ def with_own_chains(config: GenerateConfig, model: Path) -> GenerateConfig:
     """Settings in which the names of a model's own chains are replaced by the samplers."""
     if not any(spec.startswith("@") for spec in config.samplers):
         return config
-    return config.with_changes(samplers=expanded(config.samplers, load_chains(model)))
+    return config.with_changes(samplers=expand_chains(config.samplers, load_chains(model)))

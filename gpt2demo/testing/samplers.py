@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 from torch import Tensor
 
-from gpt2demo.config import validated
+from gpt2demo.config import validate
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Sampler, SamplingContext
 
@@ -219,7 +219,7 @@ def variants(cls: type[Sampler]) -> Iterator[Sampler]:
 def refused(cls: type[Sampler], name: str, value: Any) -> None:
     """An option's value is refused in one line that names it, as a number and as text."""
     with pytest.raises(SettingError, match=name) as caught:
-        validated(cls, {name: str(value)}, strings=True)
+        validate(cls, {name: str(value)}, strings=True)
     assert "\n" not in str(caught.value)
 
 

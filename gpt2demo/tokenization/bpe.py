@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictInt, ValidationErr
 
 from gpt2demo.config import describe
 from gpt2demo.errors import CheckpointError, Error, TokenizerError
-from gpt2demo.progress import counted
+from gpt2demo.progress import count_characters
 from gpt2demo.storage import read_json
 from gpt2demo.tokenization.byte import byte_symbols, check_ids, utf8
 
@@ -87,7 +87,7 @@ class BpeTokenizer:
             show_progress=False,
         )
         with rust("training the tokenizer"):
-            tokenizer.train_from_iterator(counted(training_parts(texts)), trainer)
+            tokenizer.train_from_iterator(count_characters(training_parts(texts)), trainer)
             tokenizer.add_special_tokens([AddedToken(END, special=True, normalized=False)])
             return cls(json.loads(tokenizer.to_str()))
 

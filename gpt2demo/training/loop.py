@@ -88,19 +88,19 @@ class Training:
         remove_temporaries(self.run.path)
         checkpoint.clean(self.run.checkpoints)
         if not any(self.run.checkpoints.glob("step-*")):
-            self.run.forget_after(-1)
+            self.run.drop_records_after(-1)
             return
         saved = checkpoint.newest(self.run.checkpoints)
         self.model.load_state_dict(weights.load_model(saved.path).state_dict())
         self.step = self._saved_step = saved.step
         if saved.step == 0:  # weights to start from: no optimizer has seen them, and nothing has happened yet
-            self.run.forget_after(-1)
+            self.run.drop_records_after(-1)
             return
         progress, state = weights.load_trainer(saved.path)
         self.optimizer.load_state_dict(state)
         self.validation_loss = saved.validation_loss
         self._warn_of_changes(progress)
-        self.run.forget_after(self.step)
+        self.run.drop_records_after(self.step)
 
     def _warn_of_changes(self, progress: dict[str, Any]) -> None:
         """Say what differs from the machine that saved, when that breaks bit-exactness."""

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpt2demo.config import EngineName
 from gpt2demo.engines.exported import is_export
-from gpt2demo.generation.generate import EngineName, Model
+from gpt2demo.generation.generate import Model
 from gpt2demo.generation.load import load
 from gpt2demo.runs.find import list_runs
 from gpt2demo.runs.folder import Run, exports_dir, runs_dir

@@ -1,7 +1,7 @@
-"""Launch the page: who may connect, what may be fetched, what leaves the machine (nothing).
+"""Launch the web page, and refuse requests that do not come from it.
 
-Gradio 6 listens to some forty environment variables and, left alone, asks two servers for news at its start. All of that is
-switched off here, before it is imported.
+Gradio 6 reads some forty environment variables and contacts two servers when it starts. `isolate` switches this off, so it must
+run before Gradio is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from gpt2demo.errors import RunError, SettingError
-from gpt2demo.terminal import say, terminated
+from gpt2demo.terminal import exit_on_signal, print_message
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -30,31 +30,32 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 UPLOAD_LIMIT = "200mb"
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
-_REMOTE_FILE = re.compile(rb"/(file|proxy)=[^?]*:", re.IGNORECASE)
+_REMOTE_FILE = re.compile(r"/proxy=|/file[=/]([/\\]{2}|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)
+"""A proxied URL, a file with a URL scheme (two letters or more: `C:` is a drive), or a network path of Windows."""
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth: str | None = None) -> NoReturn:
-    """Serve the page until Ctrl-C (exit code 130) or SIGTERM (143). A training that was started goes on.
+    """Serve the page until Ctrl-C (exit code 130) or SIGTERM (143). A running training continues.
 
     Args:
-        host: the address to listen on; another than this machine's own needs `auth`.
-        port: 0 takes a free one.
+        host: address to listen on; any but a loopback address requires `auth`.
+        port: 0 selects a free port.
         browser: open the page in the browser.
-        auth: `USER:PASSWORD`, asked for before anything else.
+        auth: login required to use the page, as `USER:PASSWORD`.
 
     Raises:
-        UserError: the host may not be used without a login, the port is taken.
+        UserError: the host requires a login, or the port is in use.
 
     """
     login = _login(auth, host)
     port = _free_port(host, port)
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGTERM, exit_on_signal)
     with tempfile.TemporaryDirectory(prefix="gpt2demo-", ignore_cleanup_errors=True) as folder:  # of mode 0700
         page = create_app(uploads=folder)
         page.queue(api_open=False, max_size=32)
         try:
             _, url, _ = page.launch(**settings(host, port), inbrowser=browser, auth=login)
-            say(f"gpt2demo: {url}  (Ctrl-C ends it; a training goes on)")
+            print_message(f"gpt2demo: {url}  (press Ctrl-C to quit; a running training continues)")
             threading.Event().wait()
             raise AssertionError("the event is never set")
         finally:
@@ -62,10 +63,10 @@ def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth
 
 
 def create_app(uploads: str | None = None) -> gr.Blocks:
-    """The page, not launched.
+    """Return the page without launching it.
 
     Args:
-        uploads: the folder for uploaded files; Gradio's own when left out.
+        uploads: folder for uploaded files; default: Gradio's own.
     """
     isolate()
     if uploads is not None:
@@ -76,17 +77,17 @@ def create_app(uploads: str | None = None) -> gr.Blocks:
 
 
 def isolate() -> None:
-    """Make sure that Gradio asks nobody for anything and that no environment variable opens a door."""
+    """Set up the environment so that Gradio is private and makes no requests to other servers."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    for name in ("NO_PROXY", "no_proxy"):  # it asks itself once whether it is there
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio requests its own page once to check that it is up
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost", "::1"]))
 
 
 def settings(host: str, port: int) -> dict[str, Any]:
-    """What `gr.Blocks.launch` is told; a test looks at it."""
+    """Return the arguments of `gr.Blocks.launch`."""
     from starlette.middleware import Middleware
 
     from gpt2demo.ui.theme import CSS, theme
@@ -118,11 +119,14 @@ def settings(host: str, port: int) -> dict[str, Any]:
 
 
 class Guard:
-    """Lets in what this page asks of its own server, and tells the browser to fetch nothing from anywhere else.
+    """ASGI middleware that refuses requests of other sites and for remote files, and adds a content security policy.
+
+    It looks at paths and headers. The data of a POST may still name a URL that Gradio then downloads (from public addresses
+    alone), but other sites cannot send such a POST.
 
     Args:
-        app: what it guards.
-        hosts: the names under which the server may be addressed (against DNS rebinding), or None for any.
+        app: the application to protect.
+        hosts: host names under which the server may be addressed (against DNS rebinding), or None for any.
 
     """
 
@@ -131,7 +135,7 @@ class Guard:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Pass a request on, or refuse it with 400 or 403."""
 
         async def send_with_policy(message: Scope) -> None:
             if message["type"] == "http.response.start":
@@ -141,37 +145,45 @@ class Guard:
 
         from starlette.responses import PlainTextResponse
 
-        refused = self._refused(scope) if scope["type"] in ("http", "websocket") else None
-        app = PlainTextResponse(refused[1], refused[0]) if refused else self._app
+        refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
+        app = PlainTextResponse(refusal[1], refusal[0]) if refusal else self._app
         await app(scope, receive, send_with_policy)
 
-    def _refused(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason, when a request is not from our page."""
-        headers = dict(scope["headers"])
-        host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin")
-        if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Return status and reason if the request is to be refused."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        if self._hosts is not None and _hostname(host) not in self._hosts:
             return 400, "unknown host"
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
-            return 403, "another page may not do this"
-        site, mode = headers.get(b"sec-fetch-site", b"none"), headers.get(b"sec-fetch-mode")
-        if site not in (b"none", b"same-origin") and not (mode == b"navigate" and scope.get("method") == "GET"):
-            return 403, "another page may not do this"
-        if _REMOTE_FILE.search(scope.get("raw_path") or b""):
-            return 403, "only files of this page"
+        if origin is not None and origin.partition("://")[2] != host:
+            return 403, "requests of other sites are refused"
+        site, mode = headers.get(b"sec-fetch-site", "none"), headers.get(b"sec-fetch-mode")
+        if site not in ("none", "same-origin") and not (mode == "navigate" and scope.get("method") == "GET"):
+            return 403, "requests of other sites are refused"
+        if _REMOTE_FILE.search(scope["path"]):  # the decoded path: it is what Gradio's routes match
+            return 403, "remote files are refused"
+        return None
+
+
+def _hostname(host: str) -> str | None:
+    """Return the name in a Host header, without the port; None if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
         return None
 
 
 def _login(auth: str | None, host: str) -> tuple[str, str] | None:
-    """User and password.
+    """Return user and password.
 
     Raises:
-        SettingError: they are malformed, or missing where other machines can connect.
+        SettingError: the login is malformed, or missing although other machines can connect.
 
     """
     if auth is None:
         if _is_loopback(host):
             return None
-        raise SettingError(f"--host {host}: other machines could then use this page; give --auth USER:PASSWORD as well")
+        raise SettingError(f"--host {host}: other machines could use the page; add --auth USER:PASSWORD")
     user, colon, password = auth.partition(":")
     if not (user and colon and password):
         raise SettingError("--auth: expected USER:PASSWORD")
@@ -186,15 +198,15 @@ def _is_loopback(host: str) -> bool:
 
 
 def _own_names(host: str) -> set[str] | None:
-    """The names that a browser may use for this server; None for any, where it listens on all addresses."""
-    return None if host in ("0.0.0.0", "::") else {host, "localhost", "127.0.0.1", "::1"}
+    """Return the names that a browser may use for this server; None (any) if it listens on all addresses."""
+    return None if host in ("0.0.0.0", "::") else {host.lower(), "localhost", "127.0.0.1", "::1"}
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0.
+    """Return the port, or a free one for 0.
 
     Raises:
-        RunError: it is taken, or the host is not an address of this machine.
+        RunError: the port is in use, or the host is not an address of this machine.
 
     """
     try:
@@ -207,4 +219,4 @@ def _free_port(host: str, port: int) -> int:
             return found
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RunError(f"--host {host} --port {port}: cannot listen there ({reason}); --port 0 takes a free port") from None
+        raise RunError(f"--host {host} --port {port}: cannot listen ({reason}); --port 0 selects a free port") from None

@@ -1,4 +1,4 @@
-"""How the page looks: bundled fonts and calm colours as a theme; look.css has what a theme cannot say."""
+"""The page's appearance: bundled fonts and colours as a Gradio theme, and the CSS that a theme cannot express."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gradio.themes.utils import colors, sizes
 from gradio.themes.utils.fonts import LocalFont
 
 TRAINING, VALIDATION = "#0d9488", "#e08a1e"
-CSS = Path(__file__).with_name("look.css")
+CSS = Path(__file__).with_name("theme.css")
 
 
 def theme() -> Base:
-    """Slate with a deep teal; IBM Plex, which comes with Gradio (in these two weights whole)."""
+    """Return the theme: slate and teal, with IBM Plex, of which Gradio bundles these two weights completely."""
     base = Base(
         primary_hue=colors.teal,
         secondary_hue=colors.teal,

@@ -1,4 +1,4 @@
-"""An error of ours becomes a message on the page; a bug of ours stays a traceback in the terminal."""
+"""Show gpt2demo's errors as toasts on the page. Other exceptions are bugs and remain tracebacks in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def toasting(handler: Handler) -> Handler:
-    """Show a handler's `gpt2demo.errors.Error` as a toast with its one line. Serves functions and generators."""
+    """Decorate a function or generator so that a `gpt2demo.errors.Error` becomes a toast with its message."""
 
     @wraps(handler)
     def call(*args: Any) -> Any:
@@ -36,10 +36,10 @@ def toasting(handler: Handler) -> Handler:
 
 
 def toast(error: Error) -> gr.Error:
-    """The message, as text: it may quote names and texts that are not ours."""
+    """Return the error as a toast. The message is escaped: it may quote names and texts of the user."""
     return gr.Error(html.escape(str(error), quote=False), print_exception=False)
 
 
 def warn(text: str) -> None:
-    """A toast that does not end the handler."""
+    """Show a warning as a toast; the handler continues."""
     gr.Warning(html.escape(text, quote=False))

@@ -15,14 +15,15 @@ from rich.console import Console
 from samples import SMALL, Cli
 
 import gpt2demo
-from gpt2demo import plugins, terminal
+from gpt2demo import plugins
+from gpt2demo.cli import display
 from gpt2demo.config import DataConfig
 from gpt2demo.data import corpus
 from gpt2demo.data.compare import compare
 from gpt2demo.data.corpus import clean, load, make, write
 from gpt2demo.data.sources import read_file
 from gpt2demo.errors import CheckpointError, DataError, SettingError
-from gpt2demo.progress import shown_by, work
+from gpt2demo.progress import task, use_display
 from gpt2demo.runs.find import find_run, summary
 from gpt2demo.tokenization.bpe import BpeTokenizer
 from gpt2demo.tokenization.byte import ByteTokenizer
@@ -285,7 +286,7 @@ def test_long_work_tells_how_far_it_is() -> None:
             told[-1][2].append(-1)
 
     documents = ["Once upon a time there was a fox. " * 200, "The end.\n"]
-    with shown_by(Display):
+    with use_display(Display):
         made = corpus.train_tokenizer("bpe", documents, {"vocab_size": "270"})
     (what, total, steps), *_ = told
     assert (what, total) == ("training the tokenizer bpe", len(documents[0]) + len(documents[1]))
@@ -297,13 +298,13 @@ def test_long_work_tells_how_far_it_is() -> None:
 
 def shown(monkeypatch: pytest.MonkeyPatch, *, on_terminal: bool) -> str:
     """What is to be seen of a work on a terminal or elsewhere."""
-    messages = Console(file=io.StringIO(), force_terminal=on_terminal, width=120)
-    monkeypatch.setattr(terminal, "messages", messages)
-    with terminal.show_progress(), work("counting sheep", 100) as advance:
+    console = Console(file=io.StringIO(), force_terminal=on_terminal, width=120)
+    monkeypatch.setattr(display, "console", console)
+    with display.show_progress(), task("counting sheep", 100) as advance:
         for _ in range(3):
             advance(25)
         time.sleep(0.3)  # the bar is drawn ten times a second
-    return messages.file.getvalue()
+    return console.file.getvalue()
 
 
 def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere(
@@ -316,7 +317,7 @@ def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere(
 
 
 def test_long_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "SILENCE", -1)
+    monkeypatch.setattr(display, "SILENCE", -1)
     assert (
         shown(monkeypatch, on_terminal=False)
         == "counting sheep: 25 of 100\ncounting sheep: 50 of 100\ncounting sheep: 75 of 100\n"

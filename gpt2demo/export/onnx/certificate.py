@@ -172,8 +172,8 @@ def held_out(checkpoint: Path, tokenizer: Tokenizer, vocab_size: int) -> tuple[s
 
     It is the validation text of the checkpoint's run; outside a run a fixed sample, as far as the tokenizer can express it.
     """
-    file = checkpoint.parent.parent / "data" / "validation.npy"
-    if file.is_file():
+    run = Run.of_checkpoint(checkpoint)
+    if run and (file := run.data / "validation.npy").is_file():
         ids = np.load(file, mmap_mode="r", allow_pickle=False)[: TOKENS + 1].astype(np.int64)
         if len(ids) > 1 and ids.max() < vocab_size:
             return "the run's validation text", ids

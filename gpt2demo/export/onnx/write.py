@@ -23,7 +23,7 @@ from gpt2demo.export.onnx.sampling import trace
 from gpt2demo.export.onnx.summary import summary
 from gpt2demo.model import GPT2
 from gpt2demo.runs.checkpoint import load_tokenizer, write_tokenizer_json
-from gpt2demo.runs.folder import now
+from gpt2demo.runs.folder import Run, now
 from gpt2demo.runs.weights import load_model
 from gpt2demo.sampling.saved import with_own_chains
 from gpt2demo.storage import read_json, require_space, sha256, write_json
@@ -88,7 +88,7 @@ def write_graphs(
 def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, chain: list[dict[str, Any]]) -> dict[str, Any]:
     """The first part of the certificate: what was made from what, with what."""
     weights = checkpoint / "model.safetensors"
-    run = checkpoint.parent.parent
+    run = Run.of_checkpoint(checkpoint)
     packages = ("gpt2demo", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
     return {
         "format": FORMAT,
@@ -100,7 +100,7 @@ def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, 
         "head_dim": head_dim(config),
         "samplers": chain,
         "source": {
-            "run": run.name if (run / "run.json").is_file() else None,
+            "run": run.name if run else None,
             "checkpoint": checkpoint.name,
             "step": read_json(checkpoint / "trainer.json").get("step"),
             "bytes": weights.stat().st_size,

@@ -1,1 +1,7 @@
-"""The tabs of the web page, one module each."""
+"""The page's built-in tabs: one module and one class each."""
+
+from gpt2demo.ui.tabs.chat import ChatTab
+from gpt2demo.ui.tabs.export import ExportTab
+from gpt2demo.ui.tabs.train import TrainTab
+
+__all__ = ["ChatTab", "ExportTab", "TrainTab"]

@@ -15,9 +15,9 @@ import gradio as gr
 from gradio.components import Component
 
 from gpt2demo import plugins
-from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, parse_spec
+from gpt2demo.config import DEFAULT_CHAIN, EngineName, GenerateConfig, parse_spec
 from gpt2demo.errors import RunError
-from gpt2demo.generation.generate import EngineName, Generation, Model
+from gpt2demo.generation.generate import Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
 from gpt2demo.ui.controls import Controls, Values, controls, read, spec
