@@ -1,7 +1,7 @@
-"""Every setting, written once: name, default, range and help. The command line, the web page and Python read them here.
+"""All settings with their defaults, ranges and help texts, shared by the command line, the web page and Python.
 
-No torch. The classes are frozen; `with_changes` gives a changed and validated copy. What a setting means for a run that is
-already there (may it change at a resume?) is decided in `trainer.py`.
+This module does not import torch. The classes are frozen; `with_changes` returns a modified, validated copy. Which settings
+may change when a run is resumed is decided in `gpt2demo.training.prepare`.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ Checksum = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")]
 
 
 class Config(BaseModel):
-    """Base of the settings: frozen, no unknown names, no NaN; mistakes come out as one-line `SettingError`s."""
+    """Base class of the settings: frozen, without unknown names or NaN. Invalid values raise a one-line `SettingError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def create(cls, **values: Any) -> Self:
-        """Validate values.
+        """Return settings with validated values.
 
         Raises:
-            SettingError: names the setting, the value and what would work.
+            SettingError: a value is invalid; the message has the setting, the value and what would work.
         """
         return validate(cls, values)
 
     def with_changes(self, **changes: Any) -> Self:
-        """A copy with some settings changed, validated as a whole."""
+        """Return a copy with some settings changed. The copy is validated as a whole."""
         return self.create(**{**self.model_dump(), **changes})
 
 
 def validate(cls: type[Model], values: dict[str, Any], *, strings: bool = False, what: str = "") -> Model:
-    """Build a pydantic model; turn its first complaint into a one-line `SettingError`.
+    """Return a validated pydantic model.
 
     Args:
-        cls: the model.
-        values: the fields' values.
-        strings: the values are text as somebody typed it ("0.5", "true").
-        what: a name to put before the field's, such as the sampler's.
+        cls: the model's class.
+        values: field name -> value.
+        strings: whether the values are strings to parse ("0.5", "true").
+        what: a prefix for the error message, such as `sampler 'top-k': `.
+
+    Raises:
+        SettingError: a value is invalid; the message is the first validation error in one line.
     """
     try:
         return cls.model_validate_strings(values) if strings else cls.model_validate(values)
@@ -55,29 +58,29 @@ def validate(cls: type[Model], values: dict[str, Any], *, strings: bool = False,
 
 
 def describe(error: ValidationError) -> str:
-    """The first complaint of a validation error as one line: field, value, what would work."""
+    """Return the first of the validation errors as one line: field, value and what would work."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
     if first["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
+        return f"{name}: unknown setting"
     if not name:
         return reason
     return f"{name}={str(first['input'])[:80]!r}: {reason}"
 
 
 class ModelConfig(Config):
-    """The shape of a GPT-2. The names are OpenAI's."""
+    """The shape of a GPT-2 model. The names are OpenAI's."""
 
-    vocab_size: int = Field(256, ge=1, le=1_000_000, description="number of different tokens; set by the tokenizer")
+    vocab_size: int = Field(256, ge=1, le=1_000_000, description="vocabulary size; set by the tokenizer")
     n_positions: int = Field(128, ge=1, le=65_536, description="context length in tokens")
-    n_embd: int = Field(128, ge=1, le=16_384, description="width: numbers per token")
+    n_embd: int = Field(128, ge=1, le=16_384, description="embedding width")
     n_head: int = Field(4, ge=1, le=256, description="attention heads per layer")
     n_layer: int = Field(4, ge=1, le=256, description="layers (transformer blocks)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability while training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability during training")
 
-    initializer_range: float = Field(0.02, gt=0, le=1, description="deviation of the weights at the start; GPT-2's is 0.02")
+    initializer_range: float = Field(0.02, gt=0, le=1, description="standard deviation of the initial weights; 0.02 in GPT-2")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -87,85 +90,85 @@ class ModelConfig(Config):
 
     @property
     def n_parameters(self) -> int:
-        """Number of parameters; the tied head counts once."""
+        """Number of parameters. The output layer shares the token embedding, which is counted once."""
         block = 12 * self.n_embd**2 + 13 * self.n_embd
         return (self.vocab_size + self.n_positions) * self.n_embd + self.n_layer * block + 2 * self.n_embd
 
 
 class TrainConfig(Config):
-    """How a model is trained."""
+    """Training settings."""
 
     batch_size: int = Field(32, ge=1, le=65_536, description="sequences per batch")
-    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
-    epochs: float | None = Field(None, gt=0, le=1e6, description="times over the training text (or give steps)")
-    steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps (or give epochs)")
+    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches per optimizer step")
+    epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training text (instead of steps)")
+    steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps (instead of epochs)")
     learning_rate: float = Field(1e-3, gt=0, le=1e3, description="peak learning rate")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
-    min_learning_rate: float = Field(0.1, ge=0, le=1, description="the cosine's end, as a fraction of the peak")
-    warmup_steps: int = Field(100, ge=0, description="steps over which the learning rate rises to its peak")
-    optimizer: str = Field("adamw", description="an optimizer by name; plugins add more")
-    weight_decay: float = Field(0.1, ge=0, le=10, description="pull of matrices towards zero; 0 makes AdamW plain Adam")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the gradient's mean")
-    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square")
-    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
-    freeze_layers: int = Field(0, ge=0, description="first layers, with the embeddings, that are not trained")
-    validation_fraction: float = Field(0.1, gt=0, lt=1, description="part of the text that is kept for validation")
-    eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: ten a run)")
-    eval_batches: int = Field(20, ge=1, description="batches an evaluation looks at, in each split")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule after the warm-up")
+    min_learning_rate: float = Field(0.1, ge=0, le=1, description="final learning rate of the cosine, as a fraction of the peak")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up to the peak learning rate")
+    optimizer: str = Field("adamw", description="optimizer name; plugins add more")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="weight decay of matrices; 0 makes AdamW plain Adam")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay rate of Adam's first moment")
+    beta2: float = Field(0.99, ge=0, lt=1, description="decay rate of Adam's second moment")
+    grad_clip: float = Field(1.0, ge=0, description="maximum gradient norm; 0 disables clipping")
+    freeze_layers: int = Field(0, ge=0, description="number of first layers to freeze, together with the embeddings")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of the text held out for validation")
+    eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: ten per run)")
+    eval_batches: int = Field(20, ge=1, description="batches per evaluation and split")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at each evaluation)")
-    keep: int = Field(2, ge=1, description="newest checkpoints to keep; the best one is kept besides")
-    sample_tokens: int = Field(120, ge=0, le=65_536, description="length of the text written at each evaluation, in tokens")
-    seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same run")
-    device: DeviceName = Field("auto", description="where to compute")
-    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="number format of the training's arithmetic")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on NVIDIA GPUs")
+    keep: int = Field(2, ge=1, description="number of newest checkpoints to keep besides the best one")
+    sample_tokens: int = Field(120, ge=0, le=65_536, description="length in tokens of the sample generated at each evaluation")
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed; the same seed gives the same run")
+    device: DeviceName = Field("auto", description="device to train on")
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="dtype of the training arithmetic")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile; auto: on NVIDIA GPUs")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads (default: torch's choice)")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+            raise ValueError("set either steps or epochs")
         return self
 
 
 class DataConfig(Config):
-    """How text is read and cleaned before anything learns from it."""
+    """How text is read and cleaned."""
 
-    field: str = Field("text", min_length=1, description="where a row of .jsonl or .parquet has its text (default: text)")
-    normalize: Literal["none", "nfc", "nfkc"] = Field("none", description="bring all characters into one Unicode form")
-    unique: Literal["none", "documents", "lines"] = Field("none", description="drop documents, or also lines, that came before")
-    sha256: tuple[Checksum, ...] = Field((), description="the checksum that a URL's file must have; one for each URL, in order")
+    field: str = Field("text", min_length=1, description="field of .jsonl and .parquet rows with the text (default: text)")
+    normalize: Literal["none", "nfc", "nfkc"] = Field("none", description="Unicode normalization form")
+    unique: Literal["none", "documents", "lines"] = Field("none", description="remove duplicate documents, or also lines")
+    sha256: tuple[Checksum, ...] = Field((), description="expected SHA-256 of the file at each URL, in order")
 
 
 class GenerateConfig(Config):
-    """How text is generated. A chain of samplers reshapes the distribution before each draw."""
+    """Generation settings. A chain of samplers reshapes the distribution before each draw."""
 
-    max_new_tokens: int = Field(200, ge=0, le=10_000_000, description="tokens to generate at most")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="the same seed gives the same text (default: a new one)")
-    samplers: tuple[str, ...] = Field((), description="sampler chain, each NAME or NAME:key=value,… or @CHAIN")
-    temperature: float | None = Field(None, ge=0, le=1e6, description="shorthand for the sampler; 0 is greedy")
-    top_k: int | None = Field(None, ge=1, description="shorthand for the sampler: keep the k most likely tokens")
-    top_p: float | None = Field(None, gt=0, le=1, description="shorthand for the sampler: keep this much probability")
+    max_new_tokens: int = Field(200, ge=0, le=10_000_000, description="maximum number of tokens to generate")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="random seed; the same seed gives the same text (default: random)")
+    samplers: tuple[str, ...] = Field((), description="sampler chain; each is NAME, NAME:key=value,… or @CHAIN")
+    temperature: float | None = Field(None, ge=0, le=1e6, description="shorthand for the temperature sampler; 0 is greedy")
+    top_k: int | None = Field(None, ge=1, description="shorthand for the top-k sampler: number of most likely tokens to keep")
+    top_p: float | None = Field(None, gt=0, le=1, description="shorthand for the top-p sampler: probability mass to keep")
     stop: tuple[str, ...] = Field((), description="stop before this text; may be repeated")
     stop_tokens: tuple[int | str, ...] = Field((), description="stop at this token, an id or its text; may be repeated")
-    samples: int = Field(1, ge=1, le=65_536, description="texts to write behind each prompt")
-    logprobs: int | None = Field(None, ge=0, description="tell each token's log-probability and this many alternatives")
-    explain: bool = Field(False, description="tell what each sampler left of each token's distribution, as JSON")
+    samples: int = Field(1, ge=1, le=65_536, description="samples per prompt")
+    logprobs: int | None = Field(None, ge=0, description="report each token's log-probability and this many alternatives")
+    explain: bool = Field(False, description="report each sampler's effect on each token's distribution, as JSON")
 
     @model_validator(mode="after")
     def _stops_not_empty(self) -> Self:
         if "" in self.stop:
-            raise ValueError("stop='': an empty text would stop at once")
+            raise ValueError("stop='': must not be empty")
         return self
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The samplers that really run, in order, in `NAME:key=value` form.
+        """The effective samplers, in order, in `NAME:key=value` form.
 
-        Shorthands come first, then `samplers`, where `@NAME` stands for a named chain; with neither, `DEFAULT_CHAIN`.
+        Shorthands come first, then `samplers` with `@NAME` replaced by the named chain. Without either, `DEFAULT_CHAIN`.
 
         Raises:
-            SettingError: there is no chain of that name.
+            SettingError: a chain is unknown.
         """
         shorthands = {
             "temperature:value": self.temperature,
@@ -184,44 +187,46 @@ CHAINS = {
     "careful": ("temperature:value=0.5", "top-p:p=0.9"),
     "wild": ("min-p:threshold=0.05", "temperature:value=1.3"),
 }
-"""Named chains: `@careful` in place of a sampler. A run may have more, see `chains.py`."""
+"""Named chains: `@careful` in place of a sampler. A model may have more, see `gpt2demo.sampling.saved`."""
 
 
 def expand_chains(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Samplers with the chains in place of their names.
+    """Return the samplers with `@NAME` replaced by the chain of that name.
 
     Raises:
-        SettingError: there is no chain of that name.
+        SettingError: a chain is unknown.
     """
     found: tuple[str, ...] = ()
     for spec in samplers:
         if spec.startswith("@") and spec[1:] not in chains:
-            raise SettingError(f"sampler {spec!r}: there is no such chain; there are {', '.join(f'@{name}' for name in chains)}")
+            raise SettingError(f"unknown sampler chain {spec!r}; available: {', '.join(f'@{name}' for name in chains)}")
         found += chains[spec[1:]] if spec.startswith("@") else (spec,)
     return found
 
 
 class BenchConfig(Config):
-    """What `gpt2demo bench generate` measures."""
+    """Settings of `gpt2demo bench generate`."""
 
-    shape: str = Field("seed", description="the shape of a preset; the weights are random")
-    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="exports to measure")
-    prompt_tokens: int = Field(32, ge=1, le=65_536, description="length of the prompts")
-    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to write behind them")
-    batch_size: int = Field(1, ge=1, le=65_536, description="prompts at a time")
-    rounds: int = Field(7, ge=1, le=1000, description="times that every contestant writes, in turns")
-    peers: tuple[str, ...] = Field((), description="transformers, genai or llama.cpp, or NAME=PYTHON; may be repeated")
+    shape: str = Field("seed", description="preset with the shape to measure; the weights are random")
+    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
+    prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
+    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
+    batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
+    rounds: int = Field(7, ge=1, le=1000, description="rounds; each program generates once per round")
+    peers: tuple[str, ...] = Field(
+        (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
+    )
 
     @model_validator(mode="after")
     def _once_each(self) -> Self:
         for name, values in (("dtypes", self.dtypes), ("peers", tuple(peer.partition("=")[0] for peer in self.peers))):
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}={', '.join(values)}: give each once")
+                raise ValueError(f"{name}={', '.join(values)}: list each once")
         return self
 
 
 class Preset(Config):
-    """A named set of defaults for a training."""
+    """A named set of training defaults."""
 
     summary: str
     model: ModelConfig
@@ -231,7 +236,7 @@ class Preset(Config):
 
 
 def _openai(summary: str, n_layer: int, n_head: int, n_embd: int) -> Preset:
-    """OpenAI's shapes (Radford et al. 2019, table 2), trained with the settings that nanoGPT's reproduction made usual."""
+    """Return a preset with one of OpenAI's shapes (Radford et al. 2019, table 2) and nanoGPT's training settings."""
     return Preset(
         summary=summary,
         model=ModelConfig(vocab_size=50257, n_positions=1024, n_embd=n_embd, n_head=n_head, n_layer=n_layer, dropout=0.1),
@@ -273,13 +278,13 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """A preset by name.
+    """Return a preset by name.
 
     Raises:
-        SettingError: there is no such preset.
+        SettingError: the name is unknown.
     """
     if name not in PRESETS:
-        raise SettingError(f"preset={name!r}: there is no such preset; there are {', '.join(PRESETS)}")
+        raise SettingError(f"unknown preset {name!r}; available: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -290,7 +295,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     ('min-p', {'threshold': '0.1'})
 
     Raises:
-        SettingError: a part has no `=`, or a key comes twice.
+        SettingError: an option has no `=`, or a key is repeated.
     """
     name, _, rest = spec.partition(":")
     options: dict[str, str] = {}
@@ -298,13 +303,13 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or not key or key in options:
-            raise SettingError(f"{spec!r}: expected NAME:key=value,key=value with each key once")
+            raise SettingError(f"{spec!r}: expected NAME:key=value,key=value without repeated keys")
         options[key] = value.strip()
     return name.strip(), options
 
 
 def plain_type(annotation: Any) -> tuple[Any, bool]:
-    """The type inside `X | None` or `tuple[X, ...]`, and whether it is the latter."""
+    """Return the type inside `X | None` or `tuple[X, ...]`, and whether it is a tuple."""
     if get_origin(annotation) is tuple:
         return get_args(annotation)[0], True
     inner = [part for part in get_args(annotation) if part is not type(None)]
@@ -312,6 +317,6 @@ def plain_type(annotation: Any) -> tuple[Any, bool]:
 
 
 def limits(field: FieldInfo) -> dict[str, float]:
-    """The range of a field: `ge`, `gt`, `le`, `lt`, as far as it has them."""
+    """Return the bounds of a field that are set, out of `ge`, `gt`, `le` and `lt`."""
     found = {key: getattr(part, key, None) for part in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(part, key)}
     return {key: value for key, value in found.items() if value is not None}

@@ -1,62 +1,62 @@
-"""Every error that gpt2demo raises on purpose.
+"""The exceptions that gpt2demo raises.
 
-    Error                      a run-time failure: one line, exit code 1
-    ├── UserError              the caller can mend it: exit code 2
-    │   ├── SettingError       an option has a value it cannot have
-    │   ├── DataError          a text or a data file cannot be used
-    │   ├── TokenizerError     a text that a tokenizer cannot express, or a broken tokenizer file
-    │   ├── RunError           a run, checkpoint or export that is not there, is in use or cannot be read
-    │   └── PluginError        a plugin that is missing, broken, or claims a name that is taken
-    ├── CheckpointError        saved files are damaged or could not be written
-    ├── TrainingError          training cannot go on (a loss that is not finite, memory that ran out)
-    └── ExportError            an exported model is not the model it was made from
+    Error                      failure at run time; exit code 1
+    ├── UserError              mistake that the caller can correct; exit code 2
+    │   ├── SettingError       invalid value of a setting or option
+    │   ├── DataError          unusable text or data file
+    │   ├── TokenizerError     text that a tokenizer cannot encode, or invalid tokenizer file
+    │   ├── RunError           missing, busy or unreadable run, checkpoint or export
+    │   └── PluginError        missing or failed plugin, or conflicting names
+    ├── CheckpointError        damaged saved files, or files that cannot be written
+    ├── TrainingError          training cannot continue (loss not finite, out of memory)
+    └── ExportError            exported model that differs from its source
 
-A user's mistake is one of these; anything else that escapes is a bug of ours. The message is one line that names what is
-wrong, its value, and what would work: the command line prints it as it is, the web page shows it in a toast.
+Any other exception that escapes is a bug. The message is one line with what is wrong, the value, and what would work. The
+command line prints it unchanged and the web page shows it as a toast.
 """
 
 from __future__ import annotations
 
 
 class Error(Exception):
-    """Base of all: a failure at run time that is nobody's typing mistake."""
+    """Base class; raised directly for runtime failures that are not the user's."""
 
     exit_code = 1
 
 
 class UserError(Error):
-    """Something that the caller can mend."""
+    """Base class of mistakes that the caller can correct."""
 
     exit_code = 2
 
 
 class SettingError(UserError):
-    """An option has a value it cannot have."""
+    """A setting or option has an invalid value."""
 
 
 class DataError(UserError):
-    """A text or a data file cannot be used."""
+    """A text or data file cannot be used."""
 
 
 class TokenizerError(UserError):
-    """A text that the tokenizer cannot express, or a tokenizer file that cannot be read."""
+    """A tokenizer cannot encode a text, or a tokenizer file is invalid."""
 
 
 class RunError(UserError):
-    """A run, checkpoint or export that is not there, is in use or cannot be read."""
+    """A run, checkpoint or export is missing, in use or unreadable."""
 
 
 class PluginError(UserError):
-    """A plugin is missing, broken, or claims a name that is taken."""
+    """A plugin is missing, has failed, or uses a name that is taken."""
 
 
 class CheckpointError(Error):
-    """Saved files are damaged or could not be written."""
+    """Saved files are damaged or cannot be written."""
 
 
 class TrainingError(Error):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ExportError(Error):
-    """An exported model is not the model it was made from."""
+    """An exported model differs from its source."""

@@ -1,7 +1,7 @@
-"""The shapes of the parts that can be swapped: tokenizer, sampler, engine, dataset, exporter.
+"""Interfaces of the replaceable parts: tokenizer, sampler, engine, dataset and exporter.
 
-Nothing here imports torch, so that plugins can be listed and described without it. Legend for shapes: B = batch (rows),
-T = time (positions), V = vocabulary.
+This module does not import torch, so that plugins can be listed and described without it. Shapes: B = batch (rows),
+T = time (positions), V = vocabulary size.
 """
 
 from __future__ import annotations
@@ -26,47 +26,57 @@ TabBuilder = Callable[[], None]
 
 
 class Decoder(Protocol):
-    """What writing needs of a tokenizer: ids to text."""
+    """The part of a tokenizer that generation needs: ids to text."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids; every id is in `range(vocab_size)`."""
+        """Number of ids. Every id is in `range(vocab_size)`."""
         ...
 
     @property
     def eos_id(self) -> int | None:
-        """The id that ends a document, or None. Text can never produce it."""
+        """The end-of-text id, or None. `encode` never returns it for a text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids. Never fails on ids in range: incomplete characters come out as U+FFFD."""
+        """Return the text of the ids. Incomplete characters are decoded as U+FFFD.
+
+        Raises:
+            TokenizerError: an id is outside `range(vocab_size)`.
+        """
         ...
 
 
 class Tokenizer(Decoder, Protocol):
-    """Text to ids and back.
+    """Conversion between text and ids.
 
-    A class says `lossless = True` when `decode(encode(text)) == text` for every text that it accepts. Where the ids can be
-    expressed as a Hugging Face `tokenizer.json`, the class also has `tokenizer_json() -> str`, and exported folders carry it.
+    A class with an equivalent Hugging Face `tokenizer.json` also implements `HasTokenizerJson`; exported folders then
+    include that file. A class that can encode into an array also implements `HasEncodeArray`.
+
+    Attributes:
+        lossless: whether `decode(encode(text)) == text` for every text that `encode` accepts.
     """
 
     lossless: ClassVar[bool]
 
     @classmethod
     def train(cls, texts: Iterable[str]) -> Self:
-        """A tokenizer for these texts.
+        """Return a tokenizer trained on the texts.
 
-        Options are further keyword-only parameters with a type and a default: the command line (`--tokenizer-option
-        KEY=VALUE`) and the web page read them from the signature. `Annotated[int, Field(ge=…, le=…, description=…)]` gives a
-        range and help. A parameter called `vocab_size` receives `--vocab-size`.
+        Options are additional keyword-only parameters with a type and a default. The command line (`--tokenizer-option
+        KEY=VALUE`) and the web page read them from the signature; `Annotated[int, Field(ge=…, le=…, description=…)]` adds a
+        range and a help text. A parameter named `vocab_size` receives `--vocab-size`.
+
+        Args:
+            texts: the training texts. They can be iterated only once.
         """
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text.
+        """Return the ids of a text.
 
         Raises:
-            TokenizerError: the text holds something that this tokenizer cannot express; the message names it.
+            TokenizerError: the text contains something that the tokenizer cannot encode; the message quotes it.
         """
         ...
 
@@ -76,7 +86,7 @@ class Tokenizer(Decoder, Protocol):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
+        """Return the tokenizer that `save` wrote into a folder.
 
         Raises:
             TokenizerError: the files are missing or damaged.
@@ -86,30 +96,30 @@ class Tokenizer(Decoder, Protocol):
 
 @runtime_checkable
 class HasTokenizerJson(Protocol):
-    """A tokenizer that can be expressed as a Hugging Face `tokenizer.json`, with the same ids."""
+    """A tokenizer with an equivalent Hugging Face `tokenizer.json`."""
 
     def tokenizer_json(self) -> str:
-        """The content of `tokenizer.json`."""
+        """Return the content of a `tokenizer.json` that encodes to the same ids."""
         ...
 
 
 @runtime_checkable
 class HasEncodeArray(Protocol):
-    """A tokenizer that gives ids as an array, without a Python object for each. The data room uses it for whole documents."""
+    """A tokenizer that encodes into an array, without a Python object per id. Used for whole documents."""
 
     def encode_array(self, text: str) -> npt.NDArray[np.integer[Any]]:
-        """The ids of `encode`, as an integer array (n,). Raises as `encode` does."""
+        """Return the ids of `encode` as an integer array (n,). Raises the same errors as `encode`."""
         ...
 
 
 @dataclass
 class SamplingContext:
-    """What a sampler may know besides the logits.
+    """A sampler's input besides the logits.
 
     Attributes:
-        ids: (B, T) int64, the prompt and everything generated so far. A view: do not change it.
-        prompt_length: how many of the T positions are the prompt.
-        state: the sampler's own memory for this generation, empty at its start. Each sampler of a chain has its own.
+        ids: (B, T) int64, the prompt and all ids generated so far. A view; do not modify it.
+        prompt_length: number of positions that belong to the prompt.
+        state: the sampler's state for this generation, initially empty. Each sampler in a chain has its own.
     """
 
     ids: torch.Tensor
@@ -118,50 +128,50 @@ class SamplingContext:
 
 
 class Sampler(BaseModel):
-    """One step that reshapes the distribution of the next token; a chain of them runs before the draw.
+    """A transformation of the next token's distribution. A chain of samplers runs before each draw.
 
-    Its fields are its options: numbers with a range (`ge`, `le`) and a `description` become options of the command line and
-    controls of the web page. It is plain tensor code without branches on values where that is possible, so that it can be
-    traced into an ONNX graph; one that cannot says `traceable = False`.
+    The fields are the options. Numbers with a range (`ge`, `le`) and a `description` become command-line options and UI
+    controls. Prefer tensor code without branches on values, which can be traced into an ONNX graph; otherwise set
+    `traceable = False`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     traceable: ClassVar[bool] = True
-    """Whether `__call__` can be traced into an ONNX graph. One with a state, or that branches on values, says False."""
+    """Whether `__call__` can be traced into an ONNX graph: False for samplers with state or with branches on values."""
 
     def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
-        """Reshape one step's logits.
+        """Transform the logits of one step.
 
         Args:
-            logits: (B, V) float32, -inf for what an earlier sampler has ruled out. Do not change it in place.
-            context: the ids so far, the prompt's length, this sampler's state.
+            logits: (B, V) float32, -inf for tokens excluded by earlier samplers. Do not modify it in place.
+            context: the ids so far, the prompt's length and this sampler's state.
 
         Returns:
-            (B, V) float32, -inf for what may not be drawn. At least one entry of a row stays finite.
+            (B, V) float32, -inf for excluded tokens. Each row keeps at least one finite value.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no __call__")  # an abstract method, not a gap
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")  # abstract method
 
     def observe(self, ids: torch.Tensor, context: SamplingContext) -> None:
-        """Told the drawn token, (B,) int64, after each draw. Only samplers with a state need it."""
+        """Receive the drawn ids, (B,) int64, after each draw. Only samplers with state implement it."""
 
 
 class Engine(Protocol):
-    """Something that runs a GPT-2: PyTorch or onnxruntime, each with its own key/value cache.
+    """A runtime for a GPT-2 model with a key/value cache: PyTorch or onnxruntime.
 
-    The door is numpy on both sides, so that an exported model runs where there is no torch.
+    Inputs and outputs are numpy arrays, so that an exported model runs without torch.
     """
 
     name: str
     """`torch` or `onnx`."""
     provider: str
-    """What really computes: `cpu`, `cuda`, `mps`, or an onnxruntime execution provider."""
+    """The device in use: `cpu`, `cuda`, `mps`, or an onnxruntime execution provider."""
     n_positions: int
     vocab_size: int
 
     @property
     def length(self) -> int:
-        """How many positions are in the cache; at most `n_positions`."""
+        """Number of positions in the cache, at most `n_positions`."""
         ...
 
     def reset(self) -> None:
@@ -169,41 +179,44 @@ class Engine(Protocol):
         ...
 
     def feed(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
-        """Read (B, T) further ids behind those in the cache; give the logits (B, V) after the last of them.
+        """Append ids to the cache and return the logits after the last of them.
 
-        Texts of different lengths are one batch when the shorter ones are padded on the left. No token looks at padding, and
-        position ids count without it: each row's logits are those of its text alone, up to rounding.
+        Sequences of different lengths are batched by padding the shorter ones on the left. Padding is masked and position ids
+        do not count it, so each row's logits equal those of its sequence alone, up to rounding.
 
         Args:
-            ids: (B, T), any id of the vocabulary where a row is padded.
-            padding: (B,), how many leading ids of each row are padding, 0 to T - 1. Only with the first ids after a `reset`,
-                and remembered until the next; `length` and `n_positions` count padding too. Left out, there is none.
+            ids: (B, T) int64. Padding may have any valid id.
+            padding: (B,) int64, number of leading padding ids in each row, 0 to T - 1; default: no padding. Accepted only
+                in the first call after `reset`, and applied until the next. `length` and `n_positions` count padding.
 
         Returns:
-            (B, V). The array may be reused by the next call: copy what must stay.
+            (B, V) float32. The next call may overwrite the array: copy it to keep it.
 
         Raises:
-            SettingError: an id is outside the vocabulary, `length + T` is more than `n_positions`, or the padding is of another
-                shape, out of range, or given when something has been read.
-            MemoryError: so many rows do not fit.
+            SettingError: an id is outside the vocabulary; `length + T` exceeds `n_positions`; or `padding` has the wrong
+                shape, is out of range, or is passed while the cache is not empty.
+            MemoryError: the batch does not fit into memory.
         """
         ...
 
     def logits(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Logits at every position of (B, T) texts on their own: (B, T, V). Empties the cache. Raises as `feed` does."""
+        """Return the logits (B, T, V) at every position of the sequences (B, T). Empties the cache.
+
+        Raises the same errors as `feed`.
+        """
         ...
 
 
 @runtime_checkable
 class SamplingEngine(Protocol):
-    """An engine with a sampler chain and the draw inside its graph, beside what every engine can."""
+    """An engine whose graph also contains a sampler chain and the draw."""
 
     def takes(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-        """Whether it has these samplers inside, each given by its name and options: the same, in the same order."""
+        """Return whether the graph contains exactly these samplers, (name, options) each, in this order."""
         ...
 
     def set_options(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Set the options for the draws that follow; of a chain that it takes, on an empty cache."""
+        """Set the sampler options for the following draws. Requires `takes(chain)` and an empty cache."""
         ...
 
     def draw(
@@ -214,49 +227,57 @@ class SamplingEngine(Protocol):
         prompt_length: int,
         padding: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
-        """Read further ids as `feed` does; give each row's next id, (B,).
+        """Append ids to the cache as `feed` does and return the next id of each row.
 
         Args:
-            ids: as in `feed`.
-            uniform: a number in [0, 1) for each row.
-            text: (B, S), the prompt and everything generated so far, without padding.
-            prompt_length: how many of them are the prompt.
+            ids: (B, T) int64, as in `feed`.
+            uniform: B random numbers in [0, 1), one per row.
+            text: (B, S) int64, the prompt and all ids generated so far, without padding.
+            prompt_length: number of positions of `text` that belong to the prompt.
             padding: as in `feed`.
+
+        Returns:
+            (B,) int64.
         """
         ...
 
 
 class Dataset(BaseModel):
-    """An example dataset that is made or fetched by code. Its fields are its options, as a sampler's are."""
+    """An example dataset that is generated or downloaded by code. The fields are the options, as in a sampler."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     summary: ClassVar[str] = ""
-    """One line for lists."""
+    """One-line description for lists."""
 
     def documents(self) -> Iterator[str]:
-        """The texts, one document at a time, the same each time for the same options."""
-        raise NotImplementedError(f"{type(self).__name__} has no documents()")  # an abstract method, not a gap
+        """Yield the documents. The same options yield the same documents."""
+        raise NotImplementedError(f"{type(self).__name__} has no documents()")  # abstract method
 
 
 class Exporter(Protocol):
-    """Writes a trained model in another format."""
+    """A writer of trained models in another format.
+
+    The constructor's parameters are the exporter's options: keyword-only, each with a default. `export_model(…, option=value)`
+    passes them and refuses unknown ones; `gpt2demo export --sampler` passes `samplers`. For an invalid value the constructor
+    raises SettingError or PluginError, before anything is written.
+    """
 
     summary: ClassVar[str]
-    """One line for lists."""
+    """One-line description for lists."""
     dtypes: ClassVar[tuple[str, ...]]
-    """The number formats that it can write the weights in, such as `fp32`, `fp16`; the first is the usual one."""
+    """Supported dtypes of the weights, such as `fp32` and `fp16`; the first is the default."""
 
     def export(self, checkpoint: Path, folder: Path, *, dtype: str, report: Callable[[str], None]) -> None:
-        """Write the export of a checkpoint folder into an existing empty folder, and prove it.
+        """Export a checkpoint and verify the result.
 
         Args:
-            checkpoint: a checkpoint folder that has been verified.
-            folder: where to write. The caller moves it into place when this returns and removes it when it raises.
+            checkpoint: a verified checkpoint folder.
+            folder: an existing empty folder to write into. The caller moves it into place, or removes it after an error.
             dtype: one of `dtypes`.
             report: called with one line of text at each stage.
 
         Raises:
-            ExportError: the written model is not the same model.
+            ExportError: the exported model differs from the checkpoint.
         """
         ...

@@ -1,10 +1,10 @@
-"""Finds plugins, guards them, lists them, and hands out what they give.
+"""The plugin registry: load, validate and list plugins, and return the parts that they provide.
 
-The built-in parts come through the same hooks: `BUILTINS` are plugins that happen to ship with the package. Every entry point
-is imported alone and inside a guard, at the first time that somebody asks for a plugin's part; one that fails is remembered
-with its cause, and everything else goes on. Nothing is imported for `--help` and `--version`.
+Built-in parts are registered through the same hooks: `BUILTINS` are plugins that ship with the package. Every entry point is
+imported when a part is first requested, and in isolation: if one fails, the cause is recorded and the others still load.
+`--help` and `--version` import no plugin.
 
-Plugins are trusted code: they run with all the rights of the program.
+Plugins are trusted code: they run with all permissions of the program.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ BUILTINS = (
     "gpt2demo.export",
 )
 NO_PLUGINS = "GPT2DEMO_NO_PLUGINS"
-GIVING_HOOKS = ("tokenizers", "samplers", "datasets", "exporters", "optimizers", "tabs")
+KINDS = ("tokenizers", "samplers", "datasets", "exporters", "optimizers", "tabs")
 
 
 @dataclass
 class Plugin:
-    """One entry point and what became of it.
+    """One entry point and its status.
 
     Attributes:
-        distribution: the installed package, `gpt2demo` for built-in ones.
-        version: its version.
-        module: what the entry point names.
-        hooks: hook name -> the names it gives there; empty for a hook that gives nothing.
-        status: `loaded`, or `failed` when something of it could not be used.
-        error: the cause in one line, or None.
+        distribution: name of the installed distribution; `gpt2demo` for built-in plugins.
+        version: version of the distribution.
+        module: the entry point's module.
+        hooks: hook name -> names of the parts it provides; empty for a hook that returns nothing.
+        status: `loaded`, or `failed` if any part could not be used.
+        error: the cause of the failure in one line, or None.
     """
 
     distribution: str
@@ -63,186 +63,186 @@ class Plugin:
     error: str | None = None
 
     def fail(self, cause: BaseException | str) -> None:
-        """Remember the first cause, in one line."""
+        """Mark the plugin as failed and record the first cause, in one line."""
         text = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
         self.status = "failed"
         self.error = self.error or " ".join(text.split())[:300]
 
     @property
     def title(self) -> str:
-        """Distribution and version, for messages."""
+        """The distribution and its version, for messages."""
         return f"{self.distribution} {self.version}"
 
 
 class Registry:
-    """All plugins of one process, and their parts by kind and name.
+    """The plugins of a process, and their parts by kind and name.
 
     Args:
-        points: the entry points to load after the built-in modules.
+        points: entry points to load after the built-in modules.
     """
 
     def __init__(self, points: Iterable[EntryPoint] = ()) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self.plugins: list[Plugin] = []
-        self._parts: dict[str, dict[str, tuple[Plugin, Any]]] = {kind: {} for kind in GIVING_HOOKS}
-        self._clashes: dict[tuple[str, str], str] = {}
+        self._parts: dict[str, dict[str, tuple[Plugin, Any]]] = {kind: {} for kind in KINDS}
+        self._conflicts: dict[tuple[str, str], str] = {}
         for module in BUILTINS:
             self._load(Plugin(PROJECT, version(PROJECT), module), partial(importlib.import_module, module))
         for point in sorted(points, key=lambda point: (_distribution(point)[0], point.name)):
             self._load(Plugin(*_distribution(point), point.value), point.load)
 
     def _load(self, plugin: Plugin, load: Callable[[], Any]) -> None:
-        """Import, register and question one plugin; whatever goes wrong stays its own."""
+        """Import and register one plugin, and add its parts. Any failure is recorded in the plugin."""
         self.plugins.append(plugin)
         name = f"{plugin.title} ({plugin.module})"
         try:
             self._manager.register(load(), name)
-            self._manager.check_pending()  # without it a misspelt hook is ignored without a word
-            given = {kind: self._ask(name, kind) for kind in GIVING_HOOKS}
+            self._manager.check_pending()  # otherwise a misspelled hook would be ignored silently
+            provided = {kind: self._call_hook(name, kind) for kind in KINDS}
         except KeyboardInterrupt:
             raise
-        except BaseException as cause:  # a plugin may even raise SystemExit while it is imported
+        except BaseException as cause:  # importing a plugin may even raise SystemExit
             plugin.fail(cause)
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             return
         for hook in self._manager.get_hookcallers(self._manager.get_plugin(name)) or []:
             plugin.hooks[hook.name] = []
-        for kind, parts in given.items():
+        for kind, parts in provided.items():
             for part, value in parts.items():
                 self._add(plugin, kind, part, value)
 
-    def _ask(self, name: str, kind: str) -> dict[str, Any]:
-        """Call one hook of one plugin.
+    def _call_hook(self, name: str, kind: str) -> dict[str, Any]:
+        """Call a plugin's hook and return the parts by name.
 
         Raises:
-            PluginError: the answer is not a dict of names.
+            PluginError: the result is not a dict with names as keys.
         """
         hook = getattr(self._manager.hook, f"{PROJECT}_{kind}")
         parts: dict[str, Any] = {}
         for implementation in hook.get_hookimpls():
             if implementation.plugin_name == name:
-                answer = implementation.function()
-                if not isinstance(answer, dict) or not all(isinstance(key, str) and key for key in answer):
-                    raise PluginError(f"{PROJECT}_{kind}() gave {type(answer).__name__}, not a dict with names")
-                parts.update(answer)
+                result = implementation.function()
+                if not isinstance(result, dict) or not all(isinstance(key, str) and key for key in result):
+                    raise PluginError(f"{PROJECT}_{kind}() returned {type(result).__name__}, not a dict with names as keys")
+                parts.update(result)
         return parts
 
     def _add(self, plugin: Plugin, kind: str, name: str, value: Any) -> None:
-        """Take a part, unless its name is taken: then a built-in stays, and of two plugins neither is used."""
+        """Add a part. If its name is taken, a built-in part is kept, and of two plugins' parts neither is used."""
         plugin.hooks[f"{PROJECT}_{kind}"].append(name)
         owner = self._parts[kind].get(name, (None,))[0]
-        if owner is None and (kind, name) not in self._clashes:
+        if owner is None and (kind, name) not in self._conflicts:
             self._parts[kind][name] = (plugin, value)
         elif owner is not None and owner.distribution == PROJECT:
-            plugin.fail(f"{kind} {name!r}: a built-in has this name and cannot be replaced")
+            plugin.fail(f"{kind} {name!r}: the name of a built-in part; choose another name")
         else:
-            owners = self._clashes.get((kind, name)) or f"{owner.title if owner else ''}"
-            self._clashes[kind, name] = f"{owners} and {plugin.title}"
+            owners = self._conflicts.get((kind, name)) or (owner.title if owner else "")
+            self._conflicts[kind, name] = f"{owners} and {plugin.title}"
             self._parts[kind].pop(name, None)
-            plugin.fail(f"{kind} {name!r}: also given by {owners}")
+            plugin.fail(f"{kind} {name!r}: also provided by {owners}")
 
     def parts(self, kind: str) -> dict[str, Any]:
-        """Everything of one kind, name -> value, by name."""
+        """Return the parts of a kind, name -> value, sorted by name."""
         return {name: value for name, (_, value) in sorted(self._parts[kind].items())}
 
     def in_order(self, kind: str) -> dict[str, Any]:
-        """Everything of one kind, name -> value: the built-in parts in their own order, then the plugins' by distribution."""
+        """Return the parts of a kind, name -> value: built-in parts in their registered order, then plugins by distribution."""
         return {name: value for name, (_, value) in self._parts[kind].items()}
 
     def part(self, kind: str, name: str) -> Any:
-        """One part.
+        """Return a part by kind and name.
 
         Raises:
-            PluginError: there is none of that name; says which there are, and which plugins failed.
+            PluginError: the name is unknown; the message lists the available names and the failed plugins.
         """
         if name in self._parts[kind]:
             return self._parts[kind][name][1]
         one = kind[:-1]
-        if clash := self._clashes.get((kind, name)):
-            raise PluginError(f"{one} {name!r}: {clash} both give it; uninstall one of them")
+        if conflict := self._conflicts.get((kind, name)):
+            raise PluginError(f"{one} {name!r}: provided by both {conflict}; uninstall one of them")
         failed = "; ".join(f"{plugin.title} failed: {plugin.error}" for plugin in self.plugins if plugin.error)
         hint = f" ({failed})" if failed else ""
-        raise PluginError(f"{one} {name!r}: there is none; there are {', '.join(self.parts(kind))}{hint}")
+        raise PluginError(f"unknown {one} {name!r}; available: {', '.join(self.parts(kind))}{hint}")
 
     def owner(self, kind: str, name: str) -> Plugin:
-        """Who gives a part that there is."""
+        """Return the plugin that provides an existing part."""
         return self._parts[kind][name][0]
 
     def training_event(self, run: Path, event: Any) -> list[str]:
-        """Tell every plugin of a training event.
+        """Pass a training event to every plugin that implements the hook.
 
         Returns:
-            One line for each plugin that raised; it is not called again.
+            One line for each plugin that raised. A plugin that raised is not called again.
         """
         hook = self._manager.hook.gpt2demo_training_event
-        complaints = []
+        failures = []
         for implementation in hook.get_hookimpls():
             plugin = next(p for p in self.plugins if f"{p.title} ({p.module})" == implementation.plugin_name)
             if plugin.status == "failed":
                 continue
             try:
-                given = {"run": run, "event": event}
-                implementation.function(*(given[name] for name in implementation.argnames))
+                arguments = {"run": run, "event": event}
+                implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception as cause:
                 plugin.fail(cause)
-                complaints.append(f"plugin {plugin.title} failed and is switched off: {plugin.error}")
-        return complaints
+                failures.append(f"plugin {plugin.title} failed and is disabled: {plugin.error}")
+        return failures
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the package that an entry point comes from."""
+    """Return name and version of an entry point's distribution."""
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
 
 
 def installed() -> list[EntryPoint]:
-    """The entry points of installed plugins, read without importing any; none under `--no-plugins`."""
+    """Return the entry points of installed plugins without importing them; none with `--no-plugins`."""
     return [] if os.environ.get(NO_PLUGINS) else list(entry_points(group=PROJECT))
 
 
 @cache
 def registry() -> Registry:
-    """This process's plugins, loaded at the first call."""
+    """Return the plugins of this process, loaded on the first call."""
     return Registry(installed())
 
 
 def tokenizers() -> dict[str, type[Tokenizer]]:
-    """All tokenizers, name -> class."""
+    """Return all tokenizers, name -> class."""
     return registry().parts("tokenizers")
 
 
 def samplers() -> dict[str, type[Sampler]]:
-    """All samplers, name -> class, in the order in which transformers runs them, then those of plugins."""
+    """Return all samplers, name -> class: built-in ones in the order in which transformers applies them, then plugins."""
     return registry().in_order("samplers")
 
 
 def datasets() -> dict[str, type[Dataset]]:
-    """All example datasets, name -> class."""
+    """Return all example datasets, name -> class."""
     return registry().parts("datasets")
 
 
 def exporters() -> dict[str, type[Exporter]]:
-    """All exporters, format -> class."""
+    """Return all exporters, format -> class."""
     return registry().parts("exporters")
 
 
 def optimizers() -> dict[str, OptimizerFactory]:
-    """All optimizers, name -> factory."""
+    """Return all optimizers, name -> factory."""
     return registry().parts("optimizers")
 
 
 def tabs() -> dict[str, TabBuilder]:
-    """All further tabs of the web page, title -> builder."""
+    """Return the additional tabs of the web page, title -> builder."""
     return registry().parts("tabs")
 
 
 def create_sampler(spec: str) -> Sampler:
-    """A sampler from `NAME:key=value,key=value`.
+    """Return a sampler for `NAME:key=value,key=value`.
 
     Raises:
-        PluginError: there is no such sampler.
-        SettingError: an option is unknown or out of range.
+        PluginError: the name is unknown.
+        SettingError: an option is unknown or has an invalid value.
     """
     name, options = parse_spec(spec)
     cls: type[Sampler] = registry().part("samplers", name)
@@ -250,27 +250,32 @@ def create_sampler(spec: str) -> Sampler:
 
 
 def create_dataset(spec: str) -> Dataset:
-    """An example dataset from `NAME:key=value,key=value`. Raises as `create_sampler` does."""
+    """Return an example dataset for `NAME:key=value,key=value`. Raises the same errors as `create_sampler`."""
     name, options = parse_spec(spec)
     cls: type[Dataset] = registry().part("datasets", name)
     return validate(cls, options, strings=True, what=f"dataset {name!r}: ")
 
 
 def tokenizer_options(name: str) -> type[BaseModel]:
-    """The options of a tokenizer, read from the keyword-only parameters of its `train`: names, types, defaults."""
+    """Return a tokenizer's options as a pydantic class made from the keyword-only parameters of `train`."""
     cls = registry().part("tokenizers", name)
-    hints = get_type_hints(cls.train, include_extras=True)  # with the ranges and help that `Annotated` carries
+    hints = get_type_hints(cls.train, include_extras=True)  # including the ranges and help texts in `Annotated`
     parameters = [p for p in signature(cls.train).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     fields: dict[str, Any] = {p.name: (hints.get(p.name, str), p.default) for p in parameters}
     return create_model(f"{name} options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 
 
 def train_tokenizer(name: str, texts: Iterable[str], options: dict[str, str]) -> Tokenizer:
-    """A tokenizer trained on texts, with options as text.
+    """Train a tokenizer on texts.
+
+    Args:
+        name: the tokenizer's name.
+        texts: the training texts.
+        options: option name -> value as a string.
 
     Raises:
-        PluginError: there is no such tokenizer.
-        SettingError: an option is unknown or has a value it cannot have.
+        PluginError: the name is unknown.
+        SettingError: an option is unknown or has an invalid value.
     """
     values = validate(tokenizer_options(name), options, strings=True, what=f"tokenizer {name!r}: ")
     trained: Tokenizer = registry().part("tokenizers", name).train(texts, **values.model_dump())
