@@ -1,23 +1,21 @@
-"""The page: title, tabs, and the tabs that plugins add."""
+"""Assemble the page: title, built-in tabs and the tabs of plugins."""
 
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import gradio as gr
 
 from gpt2demo import plugins
-from gpt2demo.ui.tabs.chat import ChatTab
-from gpt2demo.ui.tabs.export import ExportTab
-from gpt2demo.ui.tabs.train import TrainTab
+from gpt2demo.ui.controls import QUIET
+from gpt2demo.ui.tabs import ChatTab, ExportTab, TrainTab
 
 TITLE = "gpt2demo"
-DESCRIPTION = "Train a small GPT-2 on your own text, talk to it, and take it with you."
+DESCRIPTION = "Train a small GPT-2 on your own text, chat with it and export it."
 
 
 def build() -> gr.Blocks:
-    """The whole page. `server.launch` shows it; a test may look into it."""
+    """Return the page. `server.launch` serves it."""
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
     with page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{DESCRIPTION}</p>", elem_id="title")
@@ -31,18 +29,17 @@ def build() -> gr.Blocks:
             for title in plugins.tabs():
                 with gr.Tab(title):
                     plugin_tab(title)
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        page.load(**train.look)
-        page.load(export.in_progress, None, export.report, **quiet)
-        page.load(chat.newest, None, chat.model, **quiet)
-        train.ended.change(chat.after_training, [chat.talk, chat.model], chat.model, **quiet)
-        gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **quiet)
-        gr.on([page.load, train.ended.change, export_tab.select], export.refresh, export.run, export.run, **quiet)
+        page.load(**train.refresh)
+        page.load(export.in_progress, None, export.report, **QUIET)
+        page.load(chat.newest, None, chat.model, **QUIET)
+        train.ended.change(chat.after_training, [chat.conversation, chat.model], chat.model, **QUIET)
+        gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **QUIET)
+        gr.on([page.load, train.ended.change, export_tab.select], export.refresh, export.run, export.run, **QUIET)
     return page
 
 
 def plugin_tab(title: str) -> None:
-    """Fill a plugin's tab; when that fails, say so inside the tab and in the list of plugins."""
+    """Fill a plugin's tab. If that fails, report the error inside the tab and in the list of plugins."""
     registry = plugins.registry()
     try:
         registry.part("tabs", title)()

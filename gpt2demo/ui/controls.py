@@ -1,4 +1,4 @@
-"""A pydantic field becomes a control with its name, default and help. Ranges are checked by the settings classes."""
+"""Turn pydantic fields into controls with a name, default and help text, and read their values back."""
 
 from __future__ import annotations
 
@@ -17,78 +17,84 @@ from gpt2demo.config import limits, plain_type
 Controls = dict[str, Component]
 """Field name -> control."""
 Values = Mapping[Component, Any]
-"""What a handler gets whose inputs are a set."""
+"""Argument of a handler whose inputs are a set."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of every event listener: no progress overlay, no API endpoint."""
 
 
 def controls(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any] | None = None, *, prefix: str) -> Controls:
-    """Controls for some fields, as many in a row as there is room for.
+    """Build a row of controls that wraps to the available width.
 
     Args:
         fields: name -> field of a pydantic class.
-        defaults: values in place of the fields' own.
-        prefix: what the elements' ids begin with, `PREFIX-NAME`.
+        defaults: values that replace the fields' own defaults.
+        prefix: start of the element ids, which are `PREFIX-NAME`.
 
     """
     if not fields:
         return {}
-    given = defaults or {}
+    values = defaults or {}
     with gr.Row(elem_classes="fields"):
-        return {name: control(name, field, given.get(name, field.default), f"{prefix}-{name}") for name, field in fields.items()}
+        return {name: control(name, field, values.get(name, field.default), f"{prefix}-{name}") for name, field in fields.items()}
 
 
 def control(name: str, field: FieldInfo, default: Any, elem_id: str) -> Component:
-    """One control: a checkbox, a list, a number, a slider for a fraction, or a line of text."""
+    """Build one control: a checkbox, dropdown, number, slider (for fractions) or text box."""
     kind, _ = plain_type(field.annotation)
     value = None if default is PydanticUndefined else default
-    words: dict[str, Any] = {"label": label(name), "info": field.description, "interactive": True, "elem_id": elem_id}
+    options: dict[str, Any] = {"label": label(name), "info": field.description, "interactive": True, "elem_id": elem_id}
     if kind is bool:
-        return gr.Checkbox(bool(value), **words)
+        return gr.Checkbox(bool(value), **options)
     if get_origin(kind) is Literal:
-        return gr.Dropdown(list(get_args(kind)), value=value, **words)
+        return gr.Dropdown(list(get_args(kind)), value=value, **options)
     if kind in (int, float) and NoneType not in get_args(field.annotation):
-        return _number(kind, field, value, words)
-    return gr.Textbox(shown(value), placeholder="automatic", **words)  # gr.Number shows 0 where there is nothing
+        return _number(kind, field, value, options)
+    return gr.Textbox(shown(value), placeholder="automatic", **options)  # an empty gr.Number would show 0
 
 
-def _number(kind: type, field: FieldInfo, value: float | None, words: dict[str, Any]) -> Component:
-    """A slider for a fraction of which 0 and 1 are values or sensible ends; else a number."""
+def _number(kind: type, field: FieldInfo, value: float | None, options: dict[str, Any]) -> Component:
+    """Build a slider for a fraction between 0 and 1, otherwise a number box."""
     bounds = limits(field)
     low = bounds.get("ge", bounds.get("gt"))
     if kind is float and value is not None and low == 0 and bounds.get("le") == 1:
-        return gr.Slider(0.01 if "gt" in bounds else 0.0, 1.0, value, step=0.01, **words)
-    # Without its bounds: Gradio would refuse the whole form for a hidden one, not say which, and make 3 of 2.7. The settings' own
-    # class checks what is used, and names it.
-    return gr.Number(value, step=_step(kind, value), **words)
+        return gr.Slider(0.01 if "gt" in bounds else 0.0, 1.0, value, step=0.01, **options)
+    # No bounds here: with them Gradio would refuse the whole form because of a hidden control, without naming it, and round 2.7
+    # to 3. The settings classes validate the values that are used, and name the field.
+    return gr.Number(value, step=_step(kind, value), **options)
 
 
 def _step(kind: type, value: float | None) -> float:
-    """What one press of an arrow adds: 1 to a whole number, a tenth of the leading digit to another."""
+    """Return the increment of the arrow buttons: 1 for integers, a tenth of the leading digit for floats."""
     return 1 if kind is int or not value else 10.0 ** (math.floor(math.log10(abs(value))) - 1)
 
 
 def label(name: str) -> str:
-    """A field's name for people; OpenAI's names (`n_layer`) stay as they are."""
-    return name if name.startswith("n_") else name.replace("_", " ")
+    """Return a field's label; OpenAI's names (`n_layer`) stay as they are.
+
+    >>> label("batch_size"), label("n_layer")
+    ('Batch size', 'n_layer')
+    """
+    return name if name.startswith("n_") else name.replace("_", " ").capitalize()
 
 
 def shown(value: Any) -> str:
-    """A value as a text control shows it."""
+    """Return a value as a text box shows it."""
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read(fields: Controls, values: Values) -> dict[str, Any]:
-    """The values of controls by field name, without those that are empty. Of text controls they are text."""
+    """Return the values of controls by field name, without empty ones. Values of text boxes are strings."""
     found = {name: values[component] for name, component in fields.items()}
     return {name: value for name, value in found.items() if shown(value).strip()}
 
 
-def changed(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are not the usual ones."""
-    return {name: value for name, value in values.items() if shown(value).strip() != shown(usual[name])}
+def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that differ from the defaults."""
+    return {name: value for name, value in values.items() if shown(value).strip() != shown(defaults[name])}
 
 
 def spec(name: str, options: Mapping[str, Any]) -> str:
-    """`NAME:key=value,key=value`, what `config.parse_spec` reads.
+    """Return `NAME:key=value,key=value`, the form that `config.parse_spec` reads.
 
     >>> spec("top-p", {"p": 0.9})
     'top-p:p=0.9'
@@ -97,38 +103,38 @@ def spec(name: str, options: Mapping[str, Any]) -> str:
 
 
 class PartOptions:
-    """Options of plugin parts of one kind: a group of controls for each part, of which the chosen part's is shown.
+    """Options of several plugin parts of one kind, such as tokenizers: a group of controls each, shown for the selected part.
 
     Args:
-        parts: part -> its options, fields of a pydantic class.
-        chosen: the part that is chosen at first.
-        prefix: what the elements' ids begin with, `PREFIX-PART-FIELD`.
+        parts: part -> its options, as fields of a pydantic class.
+        selected: the part selected initially.
+        prefix: start of the element ids, which are `PREFIX-PART-FIELD`.
 
     """
 
-    def __init__(self, parts: Mapping[str, Mapping[str, FieldInfo]], chosen: str, *, prefix: str) -> None:
+    def __init__(self, parts: Mapping[str, Mapping[str, FieldInfo]], selected: str, *, prefix: str) -> None:
         self._parts = parts
         self._groups: dict[str, gr.Column] = {}
         self._controls: dict[str, Controls] = {}
         for name, fields in parts.items():
-            with gr.Column(visible=name == chosen and bool(fields)) as self._groups[name]:
+            with gr.Column(visible=name == selected and bool(fields)) as self._groups[name]:
                 self._controls[name] = controls(fields, prefix=f"{prefix}-{name}")
 
     @property
     def components(self) -> set[Component]:
-        """All controls, for a handler's inputs."""
+        """All controls, as inputs of a handler."""
         return {component for fields in self._controls.values() for component in fields.values()}
 
     @property
     def groups(self) -> list[gr.Column]:
-        """The groups, for a handler's outputs."""
+        """The groups, as outputs of a handler."""
         return list(self._groups.values())
 
-    def show(self, chosen: str) -> list[gr.Column]:
-        """Updates of `groups` after another part was chosen."""
-        return [gr.Column(visible=name == chosen and bool(fields)) for name, fields in self._parts.items()]
+    def show(self, selected: str) -> list[gr.Column]:
+        """Return updates of `groups` that show the selected part's group."""
+        return [gr.Column(visible=name == selected and bool(fields)) for name, fields in self._parts.items()]
 
     def changed(self, name: str, values: Values) -> dict[str, Any]:
-        """The options of a part that are not its defaults."""
-        usual = {key: field.default for key, field in self._parts[name].items()}
-        return changed(read(self._controls[name], values), usual)
+        """Return the options of a part that differ from their defaults."""
+        defaults = {key: field.default for key, field in self._parts[name].items()}
+        return changed(read(self._controls[name], values), defaults)

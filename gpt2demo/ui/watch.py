@@ -1,12 +1,10 @@
-"""What a browser shows of a run: loss curves, newest texts, one line of progress. Read from the run folder, bit by bit.
-
-Knows nothing of Gradio.
-"""
+"""Read a run folder incrementally: loss curves, newest samples and progress. Independent of Gradio."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gpt2demo.config import ModelConfig, TrainConfig
@@ -16,39 +14,39 @@ from gpt2demo.training.jobs import Job
 
 POINTS = 240
 SAMPLES = 20
-PREPARING = ("the text is read, the tokenizer made",)
+PREPARING = ("reading the text and training the tokenizer",)
 Point = tuple[float, float]
 
 
 class Curve:
-    """A loss curve that stays small however long the run is: when it is full, neighbours are averaged.
+    """A loss curve of bounded size: when it is full, neighbouring points are averaged.
 
     Args:
-        limit: the most points it keeps, an even number.
+        limit: maximum number of points, an even number.
 
     """
 
     def __init__(self, limit: int = POINTS) -> None:
         self._limit = limit
-        self._stride = 1  # steps that make one point
+        self._stride = 1  # steps per point
         self._points: list[Point] = []
-        self._open: list[Point] = []
+        self._pending: list[Point] = []
 
     def add(self, step: float, loss: float) -> None:
-        """One more step."""
-        self._open.append((step, loss))
-        if len(self._open) < self._stride:
+        """Append a step."""
+        self._pending.append((step, loss))
+        if len(self._pending) < self._stride:
             return
-        self._points.append(_mean(self._open))
-        self._open = []
+        self._points.append(_mean(self._pending))
+        self._pending = []
         if len(self._points) >= self._limit:
             self._points = [_mean(self._points[at : at + 2]) for at in range(0, len(self._points), 2)]
             self._stride *= 2
 
     @property
     def points(self) -> list[Point]:
-        """The curve up to now: step, mean loss of the steps around it."""
-        return [*self._points, _mean(self._open)] if self._open else self._points
+        """The curve so far: pairs of step and mean loss around that step."""
+        return [*self._points, _mean(self._pending)] if self._pending else self._points
 
 
 def _mean(points: list[Point]) -> Point:
@@ -57,14 +55,15 @@ def _mean(points: list[Point]) -> Point:
 
 @dataclass(frozen=True)
 class Progress:
-    """How a run stands, for the line above the plot.
+    """Progress of a run, for the line above the plot.
 
     Attributes:
-        status: `preparing`, `stopping` or a run's status.
-        step, total: steps done and to do.
+        name: the run's name.
+        status: `preparing`, `stopping` or a status of the run.
+        step, total: steps done, and steps in total.
         facts: short phrases: losses, speed.
-        left: the time left while it runs, or nothing.
-        error: why it failed.
+        left: estimated time left while the run is running, otherwise empty.
+        error: the error message of a failed run.
 
     """
 
@@ -77,11 +76,11 @@ class Progress:
     error: str | None = None
 
 
-class Watch:
-    """One run, as one browser sees it. `read` takes in what is new.
+class RunWatcher:
+    """The state of one run as one browser shows it; `read` updates it.
 
     Args:
-        run: the run; its folder may not be there yet.
+        run: the run; its folder may not exist yet.
 
     """
 
@@ -89,37 +88,37 @@ class Watch:
         self.run = run
         self.state: State | None = None
         self._writer: object = "not read yet"
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.curve = Curve()
         self.validation: list[Point] = []
         self.samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
         self._last: dict[str, Any] = {}
-        self._seconds: deque[float] = deque(maxlen=20)  # of the newest steps
+        self._seconds: deque[float] = deque(maxlen=20)  # per step, newest steps
         self._tokens_per_step = 0
         self._offsets = {self.run.metrics: 0, self.run.samples: 0}
 
     def read(self) -> tuple[bool, bool]:
-        """Take in what is new; whether there are new losses, and new texts."""
+        """Read new records; return whether there are new losses, and new samples."""
         self.state = self.run.state() if self.run.exists else None
         writer = (self.state.pid, self.state.pid_started) if self.state else None
-        if another := writer != self._writer:  # who takes a run up again has dropped what came after its checkpoint
+        if another := writer != self._writer:  # a resumed run has removed the records after its checkpoint: start over
             self._writer = writer
-            self._forget()
+            self._reset()
             self._tokens_per_step = _tokens_per_step(self.run)
-        losses, texts = self._new(self.run.metrics), self._new(self.run.samples)
+        losses, samples = self._new(self.run.metrics), self._new(self.run.samples)
         for record in losses:
-            self._take(record)
-        self.samples.extend(texts)
-        return another or bool(losses), another or bool(texts)
+            self._add(record)
+        self.samples.extend(samples)
+        return another or bool(losses), another or bool(samples)
 
-    def _new(self, path: Any) -> list[dict[str, Any]]:
+    def _new(self, path: Path) -> list[dict[str, Any]]:
         records, self._offsets[path] = self.run.records(path, self._offsets[path])
         return records
 
-    def _take(self, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+    def _add(self, record: dict[str, Any]) -> None:
+        """Add a record of metrics.jsonl."""
         split, step, loss = record.get("split"), record.get("step", 0), record.get("loss", 0.0)
         if split == "batch":
             self.curve.add(step, loss)
@@ -129,7 +128,7 @@ class Watch:
             self.validation.append((step, loss))
 
     def progress(self, job: Job | None) -> Progress:
-        """How it stands now, given the job that was started last."""
+        """Return the current progress, given the job that was started last."""
         job = job if job and job.run == self.run.name else None
         status = job.status() if job else self.state.status if self.state else "failed"
         error = job.error() if job else self.state.error if self.state else None
@@ -143,7 +142,7 @@ class Watch:
         return Progress(self.run.name, status, step, total, tuple(self._facts(pace)), left, error)
 
     def _facts(self, pace: float) -> list[str]:
-        """Losses; while it runs also the speed, from the seconds that a step takes."""
+        """Return the losses and, while running, the speed. `pace` is in seconds per step."""
         facts = []
         if points := self.curve.points:
             facts.append(f"training loss {points[-1][1]:.3f}")
@@ -155,7 +154,7 @@ class Watch:
 
 
 def _tokens_per_step(run: Run) -> int:
-    """What one optimizer step reads."""
+    """Return the number of tokens per optimizer step; 0 if run.json cannot be used."""
     try:
         info = run.info()
         train, model = TrainConfig.create(**info["train"]), ModelConfig.create(**info["model"])
@@ -165,7 +164,7 @@ def _tokens_per_step(run: Run) -> int:
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """Format a duration.
 
     >>> duration(42), duration(200), duration(5000)
     ('42 s', '3 min', '1 h 23 min')

@@ -1,6 +1,6 @@
-"""The tab Chat: a prompt, its continuation as it is written, and every sampler's controls.
+"""The Chat tab: a prompt, its streamed continuation, and controls for every sampler.
 
-Model text is shown as text: it is escaped, and Markdown is off. Each message starts afresh, as in the terminal.
+Generated text is escaped, and Markdown is off. Each message is a new prompt without the earlier ones, as in the terminal.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from gpt2demo.errors import RunError
 from gpt2demo.generation.generate import Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
-from gpt2demo.ui.controls import Controls, Values, controls, read, spec
+from gpt2demo.ui.controls import QUIET, Controls, Values, controls, read, spec
 from gpt2demo.ui.toast import toasting, warn
 
-NOTE = "Base models continue your text; they do not follow instructions. Every message starts afresh."
+NOTE = "Base models continue text; they do not follow instructions. Earlier messages are not part of the prompt."
 EXAMPLES = ("Once upon a time, there was a little", "One morning, a small bear named", "Long ago, a curious girl")
-QUOTED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
-FRAME = 0.05  # seconds between two pictures of a growing answer
-NO_SAMPLER = spec("temperature", {"value": 1})  # changes nothing; an empty chain would mean the default one
+ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
+UPDATE_SECONDS = 0.05  # between updates of a growing answer
+NO_SAMPLER = spec("temperature", {"value": 1})  # no effect; an empty chain would select the default one
 
 
 class Conversation:
-    """What one browser has said and heard.
+    """The conversation in one browser.
 
     Attributes:
-        messages: as gr.Chatbot wants them, escaped.
-        stopping: whether the answer that is being written shall end.
-        chosen: whether the model was chosen by hand.
+        messages: escaped messages in the format of gr.Chatbot.
+        stopping: whether the current generation is to stop.
+        model_selected: whether the user has selected the model.
 
     """
 
     def __init__(self) -> None:
         self.messages: list[dict[str, str]] = []
-        self.stopping = self.chosen = False
+        self.stopping = self.model_selected = False
 
     def clear(self) -> None:
-        """Forget everything. An answer that is being written ends."""
+        """Remove all messages and stop the current generation."""
         self.messages = []
         self.stopping = True
 
 
 class SamplerControls:
-    """A checkbox and the fields of every sampler there is; they run in the order of the page.
+    """A checkbox and the options of every sampler. Samplers are applied in the order of the page.
 
     Args:
         samplers: name -> class.
@@ -61,51 +61,52 @@ class SamplerControls:
     def __init__(self, samplers: dict[str, type[Sampler]]) -> None:
         self._use: dict[str, gr.Checkbox] = {}
         self._fields: dict[str, Controls] = {}
-        usual = {parse_spec(one)[0]: plugins.create_sampler(one).model_dump() for one in DEFAULT_CHAIN}
+        defaults = {parse_spec(one)[0]: plugins.create_sampler(one).model_dump() for one in DEFAULT_CHAIN}
         with gr.Group():
             for name, cls in samplers.items():
-                self._add(name, cls, usual.get(name))
+                self._add(name, cls, defaults.get(name))
 
-    def _add(self, name: str, cls: type[Sampler], usual: dict[str, Any] | None) -> None:
-        about = (cls.__doc__ or "").partition("\n")[0].partition(" (")[0]
-        self._use[name] = gr.Checkbox(usual is not None, label=name, info=about, elem_id=f"use-{name}", elem_classes="use")
-        with gr.Column(visible=usual is not None) as box:
-            self._fields[name] = controls(cls.model_fields, usual, prefix=f"sampler-{name}")
-        self._use[name].change(
-            lambda used: gr.Column(visible=used), self._use[name], box, show_progress="hidden", api_visibility="private"
-        )
+    def _add(self, name: str, cls: type[Sampler], defaults: dict[str, Any] | None) -> None:
+        """Build the controls of a sampler; `defaults` are its options in the default chain, None if it is not part of it."""
+        used = defaults is not None
+        info = (cls.__doc__ or "").partition("\n")[0].partition(" (")[0]
+        self._use[name] = gr.Checkbox(used, label=name, info=info, elem_id=f"use-{name}", elem_classes="use")
+        with gr.Column(visible=used) as options:
+            self._fields[name] = controls(cls.model_fields, defaults, prefix=f"sampler-{name}")
+        self._use[name].change(lambda checked: gr.Column(visible=checked), self._use[name], options, **QUIET)
 
     @property
     def components(self) -> set[Component]:
-        """All controls, for a handler's inputs."""
+        """All controls, as inputs of a handler."""
         return {*self._use.values(), *(component for fields in self._fields.values() for component in fields.values())}
 
     def chain(self, values: Values) -> tuple[str, ...]:
-        """The samplers that are in use, as `GenerateConfig` wants them."""
+        """Return the selected samplers in the form of `GenerateConfig.samplers`."""
         used = (name for name, box in self._use.items() if values[box])
         return tuple(spec(name, read(self._fields[name], values)) for name in used) or (NO_SAMPLER,)
 
 
 class ChatTab:
-    """Builds the tab in the present gr.Tab.
+    """Build the tab in the current gr.Tab.
 
     Attributes:
         model: the list of models, output of `newest`, input and output of `refresh`.
-        talk: the browser's `Conversation`, input of `after_training`.
+        conversation: a gr.State with the browser's `Conversation`, input of `after_training`.
 
     """
 
     def __init__(self) -> None:
-        self._loaded = models.Loaded()
-        self.talk = gr.State(Conversation)
+        self._pool = models.ModelPool()
+        self.conversation = gr.State(Conversation)
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
-                self._conversation()
+                self._dialogue()
             with gr.Column(scale=5, min_width=320):
                 self._settings()
         self._wire()
 
-    def _conversation(self) -> None:
+    def _dialogue(self) -> None:
+        """Build the conversation and the prompt."""
         self._chat = gr.Chatbot(
             label="Conversation",
             show_label=False,
@@ -115,13 +116,13 @@ class ChatTab:
             buttons=[],
             feedback_options=None,
             group_consecutive_messages=False,
-            placeholder="Begin a text. The model goes on.",
+            placeholder="Write the beginning of a text, and the model continues it.",
             examples=[{"text": text} for text in EXAMPLES],
             elem_id="chat",
         )
         with gr.Row(elem_classes="prompt"):
             self._prompt = gr.Textbox(
-                placeholder="Begin a text …",
+                placeholder="Beginning of a text …",
                 label="Prompt",
                 show_label=False,
                 container=False,
@@ -139,61 +140,57 @@ class ChatTab:
             gr.HTML(f"<span>{NOTE}</span>", elem_classes="note")
 
     def _settings(self) -> None:
+        """Build the controls of model, engine, length and samplers."""
         with gr.Group():
-            self.model = gr.Dropdown([], label="Model", info="runs and exports, the newest first", elem_id="model")
-            words: dict[str, Any] = {"label": "Engine", "info": "what computes; onnx needs an export", "elem_id": "engine"}
-            self._engine = gr.Radio(list(get_args(EngineName)), value="auto", **words)
+            self.model = gr.Dropdown([], label="Model", info="runs and exports, newest first", elem_id="model")
+            options: dict[str, Any] = {"label": "Engine", "info": "onnx needs an export", "elem_id": "engine"}
+            self._engine = gr.Radio(list(get_args(EngineName)), value="auto", **options)
             fields = {name: GenerateConfig.model_fields[name] for name in ("max_new_tokens", "seed")}
             self._length = controls(fields, prefix="chat")
-            self._one_line = gr.Checkbox(True, label="stop at the end of the line", elem_id="one-line")
-        with gr.Accordion("Samplers, applied from top to bottom", elem_id="samplers"):
+            self._one_line = gr.Checkbox(True, label="Stop at the end of the line", elem_id="one-line")
+        with gr.Accordion("Samplers (applied from top to bottom)", elem_id="samplers"):
             self._samplers = SamplerControls(plugins.samplers())
 
     def _wire(self) -> None:
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        own = {self.talk, self._prompt, self.model, self._engine, self._one_line, *self._length.values()}
+        inputs = {self.conversation, self._prompt, self.model, self._engine, self._one_line, *self._length.values()}
         answer: dict[str, Any] = {
             "fn": self._answer,
-            "inputs": own | self._samplers.components,
+            "inputs": inputs | self._samplers.components,
             "outputs": [self._chat, self._prompt, self._send, self._stop, self._stats],
             "concurrency_limit": 2,
-            **quiet,
+            **QUIET,
         }
         gr.on([self._send.click, self._prompt.submit], **answer)
-        self._chat.example_select(self._take_example, None, self._prompt, **quiet).then(**answer)
-        self._stop.click(self._on_stop, self.talk, None, **quiet)
-        self.model.input(self._on_choice, self.talk, None, **quiet)
-        gr.on([self._clear.click, self._chat.clear], self._on_clear, self.talk, [self._chat, self._stats], **quiet)
-
-    # ------------------------------------------------------------------------------------------ which model
+        self._chat.example_select(self._on_example, None, self._prompt, **QUIET).then(**answer)
+        self._stop.click(self._on_stop, self.conversation, None, **QUIET)
+        self.model.input(self._on_model, self.conversation, None, **QUIET)
+        gr.on([self._clear.click, self._chat.clear], self._on_clear, self.conversation, [self._chat, self._stats], **QUIET)
 
     def newest(self) -> Any:
-        """An update of the list of models that chooses the newest."""
+        """Return an update of the list of models that selects the newest."""
         return self.refresh(None)
 
-    def after_training(self, talk: Conversation, chosen: str | None) -> Any:
-        """An update of the list of models when there is a new one: it is chosen unless somebody has chosen another by hand."""
-        return self.refresh(chosen if talk.chosen else None)
+    def after_training(self, conversation: Conversation, selected: str | None) -> Any:
+        """Return an update of the list of models that selects the newest, unless the user has selected one."""
+        return self.refresh(selected if conversation.model_selected else None)
 
-    def refresh(self, chosen: str | None) -> Any:
-        """An update of the list of models; the choice stays while it is there."""
-        found = models.choices()
-        there = [model for _, model in found]
-        return gr.Dropdown(found, value=chosen if chosen in there else next(iter(there), None))
+    def refresh(self, selected: str | None) -> Any:
+        """Return an update of the list of models. The selection stays if it still exists."""
+        choices = models.choices()
+        available = [model for _, model in choices]
+        return gr.Dropdown(choices, value=selected if selected in available else next(iter(available), None))
 
-    # ------------------------------------------------------------------------------------------ talking
-
-    def _take_example(self, event: gr.SelectData) -> str:
+    def _on_example(self, event: gr.SelectData) -> str:
         return str(event.value["text"])
 
-    def _on_stop(self, talk: Conversation) -> None:
-        talk.stopping = True
+    def _on_stop(self, conversation: Conversation) -> None:
+        conversation.stopping = True
 
-    def _on_choice(self, talk: Conversation) -> None:
-        talk.chosen = True
+    def _on_model(self, conversation: Conversation) -> None:
+        conversation.model_selected = True
 
-    def _on_clear(self, talk: Conversation) -> tuple[list[Any], str]:
-        talk.clear()
+    def _on_clear(self, conversation: Conversation) -> tuple[list[Any], str]:
+        conversation.clear()
         return [], ""
 
     def _config(self, values: Values) -> GenerateConfig:
@@ -202,61 +199,61 @@ class ChatTab:
 
     @toasting
     def _answer(self, values: Values) -> Iterator[dict[Component, Any]]:
-        """The continuation of the prompt, as it grows."""
-        talk, prompt, config = values[self.talk], values[self._prompt], self._config(values)
+        """Yield updates with the growing continuation of the prompt."""
+        conversation, prompt, config = values[self.conversation], values[self._prompt], self._config(values)
         if values[self.model] is None:
-            raise RunError("there is no model yet; train one first")
+            raise RunError("no model yet; train one first")
         bubble = {"role": "assistant", "content": ""}
-        talk.messages = [*talk.messages, {"role": "user", "content": as_html(prompt)}, bubble]
-        talk.stopping = False
-        yield {self._chat: talk.messages, self._prompt: "", self._stats: "", **self._writing(True)}
+        conversation.messages = [*conversation.messages, {"role": "user", "content": as_html(prompt)}, bubble]
+        conversation.stopping = False
+        yield {self._chat: conversation.messages, self._prompt: "", self._stats: "", **self._buttons(True)}
         try:
-            with self._loaded.borrow(values[self.model], values[self._engine], warn) as model:
+            with self._pool.borrow(values[self.model], values[self._engine], warn) as model:
                 generation = model.generate(prompt, config)
                 if generation.dropped:
-                    warn(f"the prompt is longer than the context; its first {generation.dropped} tokens are not read")
-                for text in _growing(generation, talk):
+                    warn(f"the prompt is longer than the context; its first {generation.dropped} tokens are ignored")
+                for text in _growing(generation, conversation):
                     bubble["content"] = as_html(text)
-                    yield {self._chat: talk.messages}
-                seen = talk.messages[-1:] == [bubble]  # it may have been cleared
-                yield {self._stats: _stats(model, generation) if seen else "", **self._writing(False)}
+                    yield {self._chat: conversation.messages}
+                visible = conversation.messages[-1:] == [bubble]  # not cleared meanwhile
+                yield {self._stats: _stats(model, generation) if visible else "", **self._buttons(False)}
         except Exception:
-            talk.messages = talk.messages[:-2]
-            yield {self._chat: talk.messages, self._prompt: prompt, **self._writing(False)}
+            conversation.messages = conversation.messages[:-2]
+            yield {self._chat: conversation.messages, self._prompt: prompt, **self._buttons(False)}
             raise
 
-    def _writing(self, on: bool) -> dict[Component, Any]:
-        """Send while nothing is written, Stop while something is."""
-        return {self._send: gr.Button(visible=not on), self._stop: gr.Button(visible=on)}
+    def _buttons(self, generating: bool) -> dict[Component, Any]:
+        """Return updates that show Stop while generating, otherwise Send."""
+        return {self._send: gr.Button(visible=not generating), self._stop: gr.Button(visible=generating)}
 
 
-def _growing(generation: Generation, talk: Conversation) -> Iterator[str]:
-    """The text so far, now and then while it grows, and once when it is done."""
-    shown = time.monotonic()
+def _growing(generation: Generation, conversation: Conversation) -> Iterator[str]:
+    """Yield the text so far every `UPDATE_SECONDS`, and once at the end."""
+    updated = time.monotonic()
     with closing(generation):
         for _ in generation:
-            if talk.stopping:
+            if conversation.stopping:
                 break
-            if time.monotonic() - shown >= FRAME:
-                shown = time.monotonic()
+            if time.monotonic() - updated >= UPDATE_SECONDS:
+                updated = time.monotonic()
                 yield generation.text
     yield generation.text
 
 
 def as_html(text: str) -> str:
-    """HTML that shows exactly this text. Line breaks and leading space are quoted too, for Gradio would clean them up."""
-    first = f"&#{ord(text[0])};" if text[:1].isspace() else text[:1].translate(QUOTED)
-    return first + text[1:].translate(QUOTED)
+    """Return HTML that shows exactly this text. Line breaks and leading space are escaped too: Gradio would strip them."""
+    first = f"&#{ord(text[0])};" if text[:1].isspace() else text[:1].translate(ESCAPED)
+    return first + text[1:].translate(ESCAPED)
 
 
 def _stats(model: Model, generation: Generation) -> str:
-    """Speed and everything that is needed to get the same text again."""
+    """Return the speed, and the seed and engine needed to generate the same text again, as HTML."""
     count = len(generation.ids)
     facts = [
-        *(["nothing: it ended the line at once"] if generation.reason == "stop" and not generation.text else []),
+        *(["empty: the model ended the line immediately"] if generation.reason == "stop" and not generation.text else []),
         f"{count} token{'' if count == 1 else 's'}",
         f"{generation.tokens_per_second:,.0f} tokens/s",
-        f"first after {generation.time_to_first_token_ms:.0f} ms",
+        f"first token after {generation.time_to_first_token_ms:.0f} ms",
         f"seed {generation.seed}",
         f"{model.engine.name} on {model.engine.provider}",
     ]
