@@ -1,4 +1,4 @@
-"""Compare tokenizers on a text: vocabulary, number of tokens, compression and speed."""
+"""Compare tokenizers on a text: vocabulary size, number of tokens, compression and speed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from gpt2demo.errors import PluginError, SettingError
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a tokenizer makes of a text.
+class TokenizerStats:
+    """Statistics of a tokenizer on a text.
 
     Attributes:
-        vocabulary: how many different tokens it has.
-        tokens: how many it needs, ends of documents included.
-        bytes_per_token: how much of the text's UTF-8 a token holds: its compression.
-        training_seconds, encoding_seconds: how long it took.
-        error: why it cannot be used for this text; then the numbers are None.
+        tokenizer: its specification, NAME or NAME:key=value,…
+        vocabulary: vocabulary size.
+        tokens: number of tokens, including end-of-text tokens.
+        bytes_per_token: UTF-8 bytes of text per token, the compression.
+        training_seconds, encoding_seconds: wall-clock times.
+        error: why the tokenizer cannot be used on this text; all other values are None then.
     """
 
     tokenizer: str
@@ -33,32 +34,32 @@ class Measured:
     error: str | None = None
 
 
-def compare(documents: Sequence[str], specs: Sequence[str] = ()) -> Iterator[Measured]:
-    """Train tokenizers on documents and measure each.
+def compare_tokenizers(documents: Sequence[str], specs: Sequence[str] = ()) -> Iterator[TokenizerStats]:
+    """Train each tokenizer on the documents and yield its statistics.
 
     Args:
         documents: the text.
-        specs: tokenizers as NAME or NAME:key=value,…; all that there are when left out. One that cannot be trained on this text
-            says why.
+        specs: tokenizers as NAME or NAME:key=value,…; all available ones by default.
 
     Raises:
-        PluginError: there is no such tokenizer.
-        SettingError: an option is unknown or has a value it cannot have.
+        PluginError: a tokenizer does not exist.
+        SettingError: an option is unknown or has an invalid value.
     """
     for spec in specs or plugins.tokenizers():
         try:
-            yield measure(documents, spec)
+            yield measure_tokenizer(documents, spec)
         except (PluginError, SettingError):
             raise
-        except Exception as error:  # a plugin's code may raise anything; the others are still of interest
-            yield Measured(spec, error=" ".join(str(error).split()) or type(error).__name__)
+        except Exception as error:  # a plugin may raise anything; the comparison continues with the others
+            yield TokenizerStats(spec, error=" ".join(str(error).split()) or type(error).__name__)
 
 
-def measure(documents: Sequence[str], spec: str) -> Measured:
-    """Train one tokenizer on documents and encode them. Raises as `compare` does, and what the tokenizer raises."""
+def measure_tokenizer(documents: Sequence[str], spec: str) -> TokenizerStats:
+    """Train one tokenizer and encode the documents. Raises as `compare_tokenizers` does, and any error of the tokenizer."""
     start = time.perf_counter()
-    tokenizer = train_tokenizer(parse_spec(spec)[0], documents, parse_spec(spec)[1])
+    name, options = parse_spec(spec)
+    tokenizer = train_tokenizer(name, documents, options)
     trained = time.perf_counter()
     ids, size = encode(documents, tokenizer)
     seconds = (round(trained - start, 3), round(time.perf_counter() - trained, 3))
-    return Measured(spec, tokenizer.vocab_size, len(ids), size / max(1, len(ids)), *seconds)
+    return TokenizerStats(spec, tokenizer.vocab_size, len(ids), size / max(1, len(ids)), *seconds)

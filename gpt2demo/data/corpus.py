@@ -1,4 +1,4 @@
-"""Text made ready: read or taken from a dataset, cleaned on request, measured under tokenizers, written as .jsonl.
+"""Load a corpus, clean it, and write it as .jsonl.
 
 `gpt2demo data`, `gpt2demo train` and `gpt2demo eval` get their documents here.
 """
@@ -17,19 +17,19 @@ from typing import Any, Literal
 
 from gpt2demo import plugins
 from gpt2demo.config import DataConfig
-from gpt2demo.data.compare import compare
-from gpt2demo.data.sources import Source, read
-from gpt2demo.data.tokens import with_newline
+from gpt2demo.data.compare import compare_tokenizers
+from gpt2demo.data.sources import Source, read_files
+from gpt2demo.data.tokens import ensure_newlines
 from gpt2demo.errors import DataError, SettingError
 from gpt2demo.storage import new_file, safe_check
 
-OUTPUTS = (".jsonl", ".jsonl.gz")
-FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
+OUTPUT_SUFFIXES = (".jsonl", ".jsonl.gz")
+UNICODE_FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents, where they came from, and what was removed from them as a repetition."""
+    """Documents with their sources, and how many duplicates cleaning removed."""
 
     documents: list[str]
     sources: list[Source]
@@ -37,7 +37,7 @@ class Corpus:
     removed_lines: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """What there is, for people and JSON: numbers of documents, UTF-8 bytes and characters; removals; sources."""
+        """Return counts of documents, UTF-8 bytes, characters and removals, and the sources, for JSON."""
         return {
             "documents": len(self.documents),
             "bytes": sum(len(document.encode()) for document in self.documents),
@@ -48,78 +48,80 @@ class Corpus:
         }
 
 
-def make(places: Sequence[str | Path], specs: Sequence[str] = (), output: Path | None = None, **settings: Any) -> dict[str, Any]:
-    """All of `gpt2demo data`: read text, clean it, measure it under tokenizers, write it if wanted.
+def prepare_corpus(
+    paths: Sequence[str | Path], tokenizers: Sequence[str] = (), output: Path | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Load a corpus, compare tokenizers on it, and optionally write it: the command `gpt2demo data`.
 
     Args:
-        places: files, folders, globs and URLs; or one example dataset, NAME or NAME:key=value,…
-        specs: tokenizers as in `compare`.
-        output: the .jsonl to write.
+        paths: files, folders, globs and URLs; or one example dataset, NAME or NAME:key=value,…
+        tokenizers: tokenizers as in `compare_tokenizers`.
+        output: a new .jsonl or .jsonl.gz file.
         settings: fields of `DataConfig`.
 
     Returns:
-        `Corpus.as_dict` with `output` and `tokenizers`, the rows of `compare`.
+        `Corpus.as_dict` with `output` and `tokenizers`, the rows of `compare_tokenizers`.
 
     Raises:
-        UserError: something cannot be read, used or written there; nothing is written.
-        CheckpointError: the disk refused.
+        UserError: a path or setting cannot be used; nothing is written.
+        CheckpointError: the output cannot be written.
     """
     config = DataConfig.create(**settings)
-    if not places:
-        raise DataError("there is no text to read; name files, folders, globs, URLs or an example dataset")
+    if not paths:
+        raise DataError("no text to read; pass files, folders, globs, URLs or an example dataset")
     if output:
         check_output(output)
-    dataset = dataset_named(places)
-    corpus = load([] if dataset else places, dataset, config)
-    compared = [asdict(measured) for measured in compare(corpus.documents, specs)]
+    dataset = dataset_spec(paths)
+    corpus = load_corpus([] if dataset else paths, dataset, config)
+    rows = [asdict(stats) for stats in compare_tokenizers(corpus.documents, tokenizers)]
     if output:
-        write(corpus.documents, output)
-    return {**corpus.as_dict(), "output": output and str(output), "tokenizers": compared}
+        write_jsonl(corpus.documents, output)
+    return {**corpus.as_dict(), "output": output and str(output), "tokenizers": rows}
 
 
 def list_datasets() -> list[dict[str, str]]:
-    """The example datasets by name, with what each is."""
+    """Return name and summary of each example dataset."""
     return [{"name": name, "summary": cls.summary} for name, cls in plugins.datasets().items()]
 
 
-def dataset_named(places: Sequence[str | Path]) -> str | None:
-    """The one place, where it is an example dataset; a file of the same name is meant by `./NAME`."""
-    known = len(places) == 1 and str(places[0]).partition(":")[0] in plugins.datasets()
-    return str(places[0]) if known else None
+def dataset_spec(paths: Sequence[str | Path]) -> str | None:
+    """Return the only path if it names an example dataset, else None; `./NAME` names a file of the same name."""
+    known = len(paths) == 1 and str(paths[0]).partition(":")[0] in plugins.datasets()
+    return str(paths[0]) if known else None
 
 
-def load(places: Sequence[str | Path] = (), dataset: str | None = None, config: DataConfig | None = None) -> Corpus:
-    """Read files, folders, globs and URLs, or take an example dataset, and clean it as the settings say.
+def load_corpus(paths: Sequence[str | Path] = (), dataset: str | None = None, config: DataConfig | None = None) -> Corpus:
+    """Read files, folders, globs and URLs, or an example dataset, and clean the documents.
 
     Args:
-        places: what `gpt2demo.data.sources.read` takes.
-        dataset: NAME or NAME:key=value,… instead of places.
+        paths: as in `gpt2demo.data.sources.read_files`.
+        dataset: NAME or NAME:key=value,… to use instead of paths.
         config: how to read and clean.
 
     Raises:
-        DataError, SettingError, PluginError: as `gpt2demo.data.sources.read` and `gpt2demo.plugins.create_dataset` raise them.
+        DataError, SettingError, PluginError: as `gpt2demo.data.sources.read_files` and `gpt2demo.plugins.create_dataset` do.
     """
     config = config or DataConfig()
-    documents, sources = read_dataset(dataset) if dataset else read(places, config)
+    documents, sources = read_dataset(dataset) if dataset else read_files(paths, config)
     return clean(documents, sources, config)
 
 
 def read_dataset(spec: str) -> tuple[list[str], list[Source]]:
-    """The documents of an example dataset and where they came from."""
+    """Return the documents of an example dataset and their source."""
     documents = list(plugins.create_dataset(spec).documents())
     digest, size = hashlib.sha256(), 0
-    for document in with_newline(documents):
+    for document in ensure_newlines(documents):
         digest.update(document.encode())
         size += len(document.encode())
     return documents, [Source(f"dataset:{spec}", size, digest.hexdigest(), len(documents))]
 
 
 def clean(documents: Sequence[str], sources: list[Source], config: DataConfig) -> Corpus:
-    """Normalise documents, then drop those that came before; at last the lines that came before, in whichever document.
+    """Normalize documents, then remove duplicate documents, then duplicate lines across all documents.
 
-    Blank lines stay. A document of which nothing is left is dropped. The first of several equal ones is the one that is kept.
+    The first of several duplicates is kept. Blank lines stay. A document without remaining text is removed.
     """
-    form = FORMS.get(config.normalize)
+    form = UNICODE_FORMS.get(config.normalize)
     kept = [unicodedata.normalize(form, document) if form else document for document in documents]
     removed_lines = 0
     if config.unique != "none":
@@ -130,7 +132,7 @@ def clean(documents: Sequence[str], sources: list[Source], config: DataConfig) -
 
 
 def _unique_lines(documents: Iterable[str]) -> tuple[list[str], int]:
-    """Documents without the lines that came before, and how many lines those were. Blanks at a line's ends do not count."""
+    """Remove lines that occurred before, ignoring surrounding whitespace; return the documents and the number of removals."""
     seen: set[str] = set()
     kept, removed = [], 0
 
@@ -140,7 +142,7 @@ def _unique_lines(documents: Iterable[str]) -> tuple[list[str], int]:
         return len(seen) > before or line.isspace()
 
     for document in documents:
-        lines = list(io.StringIO(document, newline=""))  # cut at line breaks alone, and they stay as they are
+        lines = list(io.StringIO(document, newline=""))  # split at \n, \r\n and \r only, and keep them
         new = [line for line in lines if is_new(line)]
         removed += len(lines) - len(new)
         if any(map(str.strip, new)):
@@ -149,29 +151,29 @@ def _unique_lines(documents: Iterable[str]) -> tuple[list[str], int]:
 
 
 def check_output(path: Path) -> None:
-    """Make sure that `write` can write there.
+    """Check that `write_jsonl` can write to a path.
 
     Raises:
-        SettingError: the name says no form that we write, or the file is there already.
+        SettingError: the suffix is unsupported, or the file exists.
     """
-    if not path.name.endswith(OUTPUTS):
-        raise SettingError(f"output={str(path)!r}: give a file that ends in {' or '.join(OUTPUTS)}")
+    if not path.name.endswith(OUTPUT_SUFFIXES):
+        raise SettingError(f"output={str(path)!r}: use a file name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
     if safe_check(path.exists):
-        raise SettingError(f"output={str(path)!r}: is already there; choose another name, or remove it first")
+        raise SettingError(f"output={str(path)!r}: file already exists; choose another name, or remove it first")
 
 
-def write(documents: Iterable[str], path: Path) -> None:
-    """Write documents as rows `{"text": …}`; the file appears whole or not at all, and the same documents give the same bytes.
+def write_jsonl(documents: Iterable[str], path: Path) -> None:
+    """Write documents as rows `{"text": …}`, atomically; the same documents give the same bytes.
 
     Raises:
-        SettingError: as `check_output` raises it.
-        CheckpointError: the disk refused.
+        SettingError: as `check_output` does.
+        CheckpointError: the file cannot be written.
     """
     check_output(path)
     rows = (json.dumps({"text": document}, ensure_ascii=False).encode() + b"\n" for document in documents)
     with new_file(path) as file:
         if path.name.endswith(".gz"):
-            with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
-                packed.writelines(rows)
+            with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as compressed:
+                compressed.writelines(rows)
         else:
             file.writelines(rows)

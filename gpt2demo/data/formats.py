@@ -1,7 +1,7 @@
-"""A file's content -> documents: text, .jsonl and .parquet, packed or not, read strictly.
+"""Parse the content of a file into documents: plain text, .jsonl and .parquet, optionally compressed with gzip.
 
-A text file is a document, and so is a row of a .jsonl or .parquet file. What is not UTF-8 text is refused with the place, never
-guessed. A packed file is unpacked up to a limit and no further.
+A text file is one document; a .jsonl or .parquet file has one document per row. The encoding is never guessed: anything but valid
+UTF-8 text is an error that names the position. Decompression stops at a limit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from gpt2demo.errors import DataError
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".txt.gz", ".md.gz", ".jsonl.gz", ".parquet")
-"""What is known to be text. A file that is called otherwise is read as text where somebody names it."""
-LIMIT = 2**30  # bytes that a .gz, a .parquet column or a download may have: a few kilobytes can unpack to terabytes
+"""Suffixes that are picked up from folders. A file with another suffix is read as text if it is named explicitly."""
+LIMIT = 2**30  # bytes of a decompressed .gz, a .parquet column or a download: a few kilobytes can decompress to terabytes
 CHUNK = 2**20
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_OTHER_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+_OTHER_BOMS = {  # the longer ones first: UTF-32's starts like UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -30,147 +30,148 @@ _OTHER_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
 }
 
 
-def read_documents(file: BufferedIOBase, name: str, place: str, field: str) -> list[str]:
-    """The documents of a file that are not blank.
+def read_documents(file: BufferedIOBase, name: str, label: str, field: str) -> list[str]:
+    """Read the documents of a file and skip blank ones.
 
     Args:
         file: open for reading, at its start.
-        name: how it is called; the suffix says what it is.
-        place: how messages call it.
-        field: where a row has its text.
+        name: file name; its suffix selects the format.
+        label: name of the file in messages.
+        field: field or column that holds the text.
 
     Raises:
-        DataError: it is empty, binary, damaged, too large or in another encoding; says where.
+        DataError: the file is empty, binary, damaged, too large or not UTF-8; the message has the position.
     """
-    found = [document for document in _all_documents(file, name.lower(), place, field) if document and not document.isspace()]
+    found = [document for document in _parse(file, name.lower(), label, field) if document and not document.isspace()]
     if not found:
-        raise DataError(f"{place}: is empty; give a text file with at least a few thousand characters")
+        raise DataError(f"{label}: contains no text; use a file with at least a few thousand characters")
     return found
 
 
-def _all_documents(file: BufferedIOBase, name: str, place: str, field: str) -> Iterable[str]:
+def _parse(file: BufferedIOBase, name: str, label: str, field: str) -> Iterable[str]:
     if name.endswith(".parquet"):
-        return _parquet(file, place, field)
-    packed = name.endswith(".gz")
-    text = decoded(_unpacked(file, place), f"{place} (unpacked)") if packed else decoded(file.read(), place)
-    return _rows(text, place, field) if name.removesuffix(".gz").endswith(".jsonl") else [text]
+        return _read_parquet(file, label, field)
+    compressed = name.endswith(".gz")
+    text = decode(_decompress(file, label), f"{label} (decompressed)") if compressed else decode(file.read(), label)
+    return _read_rows(text, label, field) if name.removesuffix(".gz").endswith(".jsonl") else [text]
 
 
-def _unpacked(file: BufferedIOBase, place: str) -> bytearray:
-    """The content of a gzip file, as long as it is not larger than LIMIT."""
+def _decompress(file: BufferedIOBase, label: str) -> bytearray:
+    """Decompress a gzip file of at most LIMIT bytes."""
     content = bytearray()
     try:
-        with gzip.GzipFile(fileobj=file) as packed:
-            while piece := packed.read(CHUNK):
+        with gzip.GzipFile(fileobj=file) as compressed:
+            while piece := compressed.read(CHUNK):
                 content += piece
                 if len(content) > LIMIT:
-                    raise DataError(f"{place}: unpacks to more than {LIMIT:,} bytes; unpack it yourself, or split it")
+                    raise DataError(f"{label}: decompresses to more than {LIMIT:,} bytes; decompress it manually, or split it")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: is no whole .gz file ({error}; {len(content):,} bytes could be unpacked)") from None
+        raise DataError(f"{label}: not a complete .gz file ({error}; {len(content):,} bytes decompressed)") from None
     return content
 
 
-def decoded(raw: bytes | bytearray, place: str) -> str:
-    """Bytes as text, strictly UTF-8; a byte order mark at the start is dropped.
+def decode(raw: bytes | bytearray, label: str) -> str:
+    """Decode strict UTF-8 and drop a byte order mark at the start.
 
     Raises:
-        DataError: it is no text, or in another encoding; names the byte and its offset.
+        DataError: the bytes are not UTF-8 text; the message has the byte and its offset.
     """
-    _check_binary(raw, place)
+    _check_binary(raw, label)
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         byte = raw[error.start]
-        raise DataError(f"{place}: is not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it to UTF-8 first") from None
+        raise DataError(f"{label}: not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it to UTF-8 first") from None
 
 
-def check_start(file: BufferedIOBase, name: str, place: str) -> None:
-    """Refuse what is no text by its first megabyte: the picture of a disk is large. Goes back to the start.
+def check_start(file: BufferedIOBase, name: str, label: str) -> None:
+    """Refuse a large binary file, such as a disk image, after its first megabyte. Seeks back to the start.
 
     Raises:
-        DataError: as `decoded` raises it.
+        DataError: as `decode` does.
     """
     if not name.lower().endswith((".gz", ".parquet")):
-        _check_binary(file.read(CHUNK), place)
+        _check_binary(file.read(CHUNK), label)
         file.seek(0)
 
 
-def _check_binary(raw: bytes | bytearray, place: str) -> None:
-    if other := next((name for mark, name in _OTHER_MARKS.items() if raw.startswith(mark)), None):
-        raise DataError(f"{place}: is not UTF-8 but {other} (byte 0x{raw[0]:02x} at offset 0); convert it to UTF-8 first")
+def _check_binary(raw: bytes | bytearray, label: str) -> None:
+    if encoding := next((encoding for bom, encoding in _OTHER_BOMS.items() if raw.startswith(bom)), None):
+        raise DataError(f"{label}: {encoding}, not UTF-8 (byte 0x{raw[0]:02x} at offset 0); convert it to UTF-8 first")
     if (nul := raw.find(b"\0")) >= 0:
-        raise DataError(f"{place}: is not text (NUL at byte {nul}); give plain text in UTF-8")
+        raise DataError(f"{label}: not text (NUL at byte {nul}); use plain text in UTF-8")
 
 
-def _rows(text: str, place: str, field: str) -> Iterator[str]:
-    """The documents of a .jsonl file: one field of each line's object."""
+def _read_rows(text: str, label: str, field: str) -> Iterator[str]:
+    """Yield the text field of each line of a .jsonl file."""
     number = start = 0
     while start < len(text):
         number += 1
         end = text.find("\n", start) + 1 or len(text)
         if (line := text[start:end]).strip():
-            yield _document(_parsed(line, f"{place}: line {number}"), field, f"{place}: line {number}")
+            yield _text_field(_parse_row(line, f"{label}: line {number}"), field, f"{label}: line {number}")
         start = end
 
 
-def _parsed(line: str, where: str) -> dict[str, Any]:
+def _parse_row(line: str, label: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f'{where} is no JSON ({reason}); a line is an object such as {{"text": "…"}}') from None
+        raise DataError(f'{label}: invalid JSON ({reason}); expected an object such as {{"text": "…"}}') from None
     if not isinstance(row, dict):
-        raise DataError(f'{where} is {line.strip()[:40]!r}, not a JSON object such as {{"text": "…"}}')
+        raise DataError(f'{label}: {line.strip()[:40]!r} is not a JSON object such as {{"text": "…"}}')
     return row
 
 
-def _document(row: dict[str, Any], field: str, where: str) -> str:
-    """One field of a row; a null is an empty text."""
+def _text_field(row: dict[str, Any], field: str, label: str) -> str:
+    """Return the text of one field; null counts as empty."""
     if field not in row:
-        raise DataError(f"{where} has no field {field!r}; it has {_names(row)}; choose one with --field")
+        raise DataError(f"{label}: no field {field!r}; available are {_join(row)}; choose one with --field")
     value = row[field]
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}: {field!r} is {str(value)[:40]!r}, no text; choose another --field")
-    if value and (wrong := _NO_TEXT.search(value)):
-        raise DataError(f"{where}: {field!r} is not text ({wrong.group()!a} at character {wrong.start()}); remove it first")
+        raise DataError(f"{label}: field {field!r} is not text but {str(value)[:40]!r}; choose another --field")
+    if value and (invalid := _NOT_TEXT.search(value)):
+        raise DataError(f"{label}: {field!r} is not text ({invalid.group()!a} at character {invalid.start()}); remove it first")
     return value or ""
 
 
-def _names(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))[:120] or "none"
 
 
-def _parquet(file: BufferedIOBase, place: str, field: str) -> Iterator[str]:
-    """The documents of a .parquet file: one column."""
+def _read_parquet(file: BufferedIOBase, label: str, field: str) -> Iterator[str]:
+    """Yield the values of one column of a .parquet file."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile, read_schema
     except ImportError:
-        raise DataError(f"{place}: to read .parquet needs pyarrow; `pip install pyarrow`, or convert it to .jsonl") from None
+        advice = "run `pip install pyarrow`, or convert the file to .jsonl"
+        raise DataError(f"{label}: reading .parquet needs pyarrow; {advice}") from None
     try:
         names = read_schema(file).names
         if field not in names:
-            raise DataError(f"{place}: has no column {field!r}; it has {_names(names)}; choose one with --field")
-        table = ParquetFile(file, read_dictionary=[field])  # a text that comes a million times is kept once
+            raise DataError(f"{label}: no column {field!r}; available are {_join(names)}; choose one with --field")
+        table = ParquetFile(file, read_dictionary=[field])  # repeated values are stored once in memory
         values = (value for batch in table.iter_batches(batch_size=1024, columns=[field]) for value in batch.column(0))
-        yield from _cells(values, place, field)
+        yield from _read_column(values, label, field)
     except (ArrowException, OSError) as error:
-        raise DataError(f"{place}: is no readable .parquet file ({' '.join(str(error).split())[:160]})") from None
+        raise DataError(f"{label}: not a readable .parquet file ({' '.join(str(error).split())[:160]})") from None
     except KeyError:
-        raise DataError(f"{place}: {field!r} is no column of text; choose another --field") from None
+        raise DataError(f"{label}: column {field!r} is not text; choose another --field") from None
 
 
-def _cells(values: Iterable[Any], place: str, field: str) -> Iterator[str]:
-    """A column's texts, as long as they are not larger than LIMIT together."""
+def _read_column(values: Iterable[Any], label: str, field: str) -> Iterator[str]:
+    """Yield a column's texts, at most LIMIT characters in total."""
     size = 0
     for number, value in enumerate(values, start=1):
-        where = f"{place}: row {number}"
+        row = f"{label}: row {number}"
         try:
-            text = _document({field: value.as_py()}, field, where)
+            text = _text_field({field: value.as_py()}, field, row)
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise DataError(f"{where} is not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it first") from None
+            raise DataError(f"{row}: not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it first") from None
         size += len(text)
         if size > LIMIT:
-            raise DataError(f"{where}: the column is larger than {LIMIT:,} characters; split the file")
+            raise DataError(f"{row}: the column is larger than {LIMIT:,} characters; split the file")
         yield text

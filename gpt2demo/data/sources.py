@@ -1,4 +1,4 @@
-"""Where text lies: files, folders, globs and URLs -> documents, each file with its size and checksum."""
+"""Find text in files, folders, globs and URLs, and read it; each file is recorded with its size and checksum."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from gpt2demo.errors import DataError, SettingError
 from gpt2demo.progress import task
 from gpt2demo.storage import safe_check
 
-TIMEOUT = 30  # seconds in which a server sends nothing
+TIMEOUT = 30  # seconds without data from a server
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a part of the text came from: a file as it lies there, a URL, or a dataset's name.
+    """A file, URL or dataset that documents were read from.
 
     Attributes:
-        bytes, sha256: of the file, packed as it may be.
-        documents: how many it has.
+        path: path, URL, or `dataset:` followed by the dataset's name and options.
+        bytes: size as stored; for a .gz file the compressed size.
+        sha256: checksum of the same bytes.
+        documents: number of documents.
     """
 
     path: str
@@ -41,18 +43,22 @@ class Source:
     documents: int = 1
 
 
-def read(places: Sequence[str | Path], config: DataConfig | None = None) -> tuple[list[str], list[Source]]:
-    """The documents of files, folders, globs and URLs, and the files that they came from.
+def read_files(paths: Sequence[str | Path], config: DataConfig | None = None) -> tuple[list[str], list[Source]]:
+    """Read files, folders, globs and URLs.
+
+    Returns:
+        The documents, and a source for each file.
 
     Raises:
-        DataError: a file is missing, no regular file, empty, binary, damaged, too large or in another encoding; says where.
-        SettingError: there are more or fewer checksums than URLs.
+        DataError: a file is missing, not a regular file, empty, binary, damaged, too large or not UTF-8; the message has the
+            position.
+        SettingError: the number of checksums differs from the number of URLs.
     """
     config = config or DataConfig()
-    files = [file for place in places for file in find(str(place))]
+    files = [file for path in paths for file in find_files(str(path))]
     urls = [file for file in files if is_url(file)]
     if config.sha256 and len(config.sha256) != len(urls):
-        raise SettingError(f"sha256: {len(config.sha256)} for {len(urls)} URLs; give one for each URL, in order")
+        raise SettingError(f"sha256: {len(config.sha256)} given for {len(urls)} URLs; pass one for each URL, in order")
     checksums = iter(config.sha256)
     documents: list[str] = []
     sources: list[Source] = []
@@ -65,156 +71,167 @@ def read(places: Sequence[str | Path], config: DataConfig | None = None) -> tupl
     return documents, sources
 
 
-def read_file(place: str | Path, field: str = "text", checksum: str | None = None) -> tuple[list[str], Source]:
-    """The documents of one file or URL, and what it is. Raises as `read` does."""
-    place = str(place)
-    name = path_of(place).name
-    with opened(place) as file:
-        if not is_url(place):  # of which the checksum comes first
-            check_start(file, name, place)
+def read_file(path: str | Path, field: str = "text", checksum: str | None = None) -> tuple[list[str], Source]:
+    """Read one file or URL.
+
+    Args:
+        path: a file or URL.
+        field: field of a .jsonl row, or column of a .parquet file, that holds the text.
+        checksum: expected SHA-256 of the content; a URL without one gives a warning.
+
+    Returns:
+        The documents and their source.
+
+    Raises:
+        DataError: as `read_files` does, or the checksum differs.
+    """
+    path = str(path)
+    name = file_name(path)
+    with open_source(path) as file:
+        if not is_url(path):  # a download is checked against its checksum first
+            check_start(file, name, path)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
-        _check_sum(place, digest, checksum)
+        _verify(path, digest, checksum)
         file.seek(0)
-        documents = read_documents(file, name, place, field)
-    printable = place.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, run.json is
+        documents = read_documents(file, name, path, field)
+    printable = path.encode(errors="backslashreplace").decode()  # a file name may be invalid UTF-8, run.json may not
     return documents, Source(printable, size, digest, len(documents))
 
 
-def _check_sum(url: str, digest: str, expected: str | None) -> None:
+def _verify(path: str, digest: str, expected: str | None) -> None:
     if expected and digest != expected.lower():
-        raise DataError(f"{url}: its sha256 is {digest}, not {expected}; it has changed, or was damaged on the way")
-    if is_url(url) and not expected:
-        warnings.warn(f"{url}: was not checked; --sha256 {digest} makes sure that it stays the same", stacklevel=2)
+        raise DataError(f"{path}: sha256 is {digest}, expected {expected}; the file has changed or the download is damaged")
+    if is_url(path) and not expected:
+        warnings.warn(f"{path}: not verified; pass --sha256 {digest} to detect later changes", stacklevel=2)
 
 
-def is_url(place: str) -> bool:
-    """Whether a place is fetched from the network."""
-    return place.lower().startswith(("http://", "https://"))
+def is_url(path: str) -> bool:
+    """Return whether a path is an HTTP or HTTPS URL."""
+    return path.lower().startswith(("http://", "https://"))
 
 
-def path_of(place: str) -> Path:
-    """The path of a place; of a URL, the one inside it.
+def file_name(path: str) -> str:
+    """Return the last component of a path, or of the path of a URL.
 
     Raises:
-        DataError: it is no valid URL.
+        DataError: the URL is invalid.
     """
     try:
-        return Path(unquote(urlsplit(place).path)) if is_url(place) else Path(place)
+        return Path(unquote(urlsplit(path).path) if is_url(path) else path).name
     except ValueError as error:
-        raise DataError(f"{place}: is no address ({error}); expected https://HOST/PATH") from None
+        raise DataError(f"{path}: invalid URL ({error}); expected https://HOST/PATH") from None
 
 
-def title(place: str | Path) -> str:
-    """What a place is called, without folders and suffixes: `texts/my.jsonl.gz` is `my`."""
-    return Path(path_of(str(place)).name.removesuffix(".gz")).stem
+def title(path: str | Path) -> str:
+    """Return the file name without suffixes: `my` for `texts/my.jsonl.gz`."""
+    return Path(file_name(str(path)).removesuffix(".gz")).stem
 
 
-def find(place: str) -> list[str]:
-    """The files that a place means, sorted: those of a folder and its folders, those that a glob matches, or itself.
+def find_files(path: str) -> list[str]:
+    """Return the files of a folder and its subfolders, the matches of a glob, or the path itself; sorted.
 
-    Hidden files and links to folders are left out of a folder.
+    Hidden files and links to folders inside a folder are skipped.
 
     Raises:
-        DataError: there are none, or a folder cannot be read.
+        DataError: no file was found, or a folder cannot be read.
     """
-    if is_url(place):
-        return [place]
-    if safe_check(Path(place).is_dir):
-        return _in_folder(place)
-    if set("*?[") & set(place) and not safe_check(Path(place).exists):
-        return _matching(place)
-    return [place]
+    if is_url(path):
+        return [path]
+    if safe_check(Path(path).is_dir):
+        return _walk_folder(path)
+    if set("*?[") & set(path) and not safe_check(Path(path).exists):
+        return _expand_glob(path)
+    return [path]
 
 
-def _in_folder(place: str) -> list[str]:
+def _walk_folder(root: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
 
     found = []
-    for folder, inner, names in os.walk(place, onerror=refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         found += [str(Path(folder, name)) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     if not found:
-        raise DataError(f"{place}: is a folder without text; looked for {', '.join(SUFFIXES)}")
+        raise DataError(f"{root}: folder contains no text files; supported are {', '.join(SUFFIXES)}")
     return sorted(found)
 
 
-def _matching(pattern: str) -> list[str]:
+def _expand_glob(pattern: str) -> list[str]:
     root = Path(Path(pattern).anchor)
     try:
-        found = sorted(str(path) for path in root.glob(str(Path(pattern).relative_to(root))) if _meant(path, pattern))
+        found = sorted(str(path) for path in root.glob(str(Path(pattern).relative_to(root))) if _is_match(path, pattern))
     except (OSError, ValueError) as error:
-        raise DataError(f"{pattern}: cannot be used as a pattern ({error})") from None
+        raise DataError(f"{pattern}: invalid pattern ({error})") from None
     if not found:
-        raise DataError(f"{pattern}: there is no such file, and none that matches")
+        raise DataError(f"{pattern}: no such file, and no file matches it as a pattern")
     return found
 
 
-def _meant(path: Path, pattern: str) -> bool:
-    """Whether a path that matches is a file, and not hidden unless the pattern names hidden ones, as in a shell."""
+def _is_match(path: Path, pattern: str) -> bool:
+    """Skip folders, and hidden files unless the pattern starts with a dot, as a shell does."""
     return path.is_file() and (not path.name.startswith(".") or Path(pattern).name.startswith("."))
 
 
 @contextmanager
-def opened(place: str) -> Iterator[BufferedIOBase]:
-    """A file, or a URL's content in a temporary file, for reading.
+def open_source(path: str) -> Iterator[BufferedIOBase]:
+    """Open a file, or download a URL to a temporary file, for reading.
 
     Raises:
-        DataError: it is missing, no regular file, or cannot be read; also when that shows inside the block.
+        DataError: the file is missing, not a regular file, or cannot be read, also inside the block.
     """
     try:
-        if is_url(place):
+        if is_url(path):
             with tempfile.TemporaryFile() as file:
-                download(place, file)
+                download(path, file)
                 yield file
         else:
-            _check_regular(Path(place))
-            with Path(place).open("rb") as file:
+            _check_regular(Path(path))
+            with Path(path).open("rb") as file:
                 yield file
     except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except MemoryError:
-        raise DataError(f"{place}: does not fit into memory; give a smaller text") from None
+        raise DataError(f"{path}: does not fit into memory; use a smaller text") from None
 
 
 def _check_regular(path: Path) -> None:
-    """Make sure that there is a file that ends: a pipe or a device may never do."""
+    """Refuse pipes and devices, which may never end."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        hint = "`gpt2demo data` lists the example datasets"
-        raise DataError(f"{path}: there is no such file or folder; {hint}") from None
+        raise DataError(f"{path}: no such file or folder; `gpt2demo data` lists the example datasets") from None
     if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: is no regular file; give a file, a folder, a glob or a URL")
+        raise DataError(f"{path}: not a regular file; pass a file, folder, glob or URL")
 
 
 def download(url: str, file: BufferedIOBase) -> None:
-    """Fetch a URL into an empty file and go back to its start.
+    """Download a URL into an empty file and seek to its start.
 
     Raises:
-        DataError: it cannot be fetched, breaks off, or is larger than LIMIT.
+        DataError: the download fails, is incomplete, or is larger than LIMIT.
     """
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "gpt2demo"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            _copy(answer, file, url)
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            _save_response(response, file, url)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()
         cause = error.reason if type(error) is URLError else error
-        advice = "look at the address and the network, or fetch it elsewhere and name the file"
-        raise DataError(f"{url}: cannot be fetched ({cause}); {advice}") from None
+        advice = "check the URL and the network, or download the file manually and pass its path"
+        raise DataError(f"{url}: download failed ({cause}); {advice}") from None
     file.seek(0)
 
 
-def _copy(answer: HTTPResponse, file: BufferedIOBase, url: str) -> None:
-    total = answer.length  # None where the server does not say
-    with task(f"fetching {url}", total) as advance:
-        while piece := answer.read(CHUNK):
+def _save_response(response: HTTPResponse, file: BufferedIOBase, url: str) -> None:
+    total = response.length  # None without a Content-Length
+    with task(f"downloading {url}", total) as advance:
+        while piece := response.read(CHUNK):
             file.write(piece)
             advance(len(piece))
             if file.tell() > LIMIT:
-                raise DataError(f"{url}: is larger than {LIMIT:,} bytes; fetch it yourself and name the file")
+                raise DataError(f"{url}: larger than {LIMIT:,} bytes; download it manually and pass its path")
     if total is not None and file.tell() < total:
-        raise HTTPException(f"broke off after {file.tell():,} of {total:,} bytes")
+        raise HTTPException(f"connection closed after {file.tell():,} of {total:,} bytes")

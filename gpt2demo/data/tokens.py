@@ -1,7 +1,6 @@
-"""Documents -> ids on disk -> batches.
+"""Split documents into training and validation text, encode them, and store the ids on disk.
 
-The ids of the two splits lie as `train.npy` and `validation.npy` in the run folder and are memory-mapped; batches are windows
-over them in an order that is a function of (seed, number) alone, so that a resumed run needs to remember nothing but its step.
+The ids of the splits are `train.npy` and `validation.npy` in a run's data folder; they are memory-mapped when loaded.
 """
 
 from __future__ import annotations
@@ -25,49 +24,76 @@ Ids = npt.NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True)
 class Split:
-    """Size of one split."""
+    """Size of a split, in tokens and in UTF-8 bytes of text."""
 
     tokens: int
     bytes: int
 
 
-def split(documents: Sequence[str], validation_fraction: float) -> tuple[list[str], list[str]]:
-    """Documents for training and for validation.
+def split_documents(documents: Sequence[str], validation_fraction: float) -> tuple[list[str], list[str]]:
+    """Split documents into training and validation text.
 
-    With enough documents whole ones go to validation, evenly spread; with few, each gives its end, cut at a line break where
-    there is one near.
+    If the fraction amounts to five documents or more, whole documents are held out, evenly spaced. Otherwise the end of each
+    document is held out, from a line break on if one is near.
     """
     if len(documents) * validation_fraction >= 5:
-        chosen = [int((i + 1) * validation_fraction) > int(i * validation_fraction) for i in range(len(documents))]
-        marked = list(zip(documents, chosen, strict=True))
-        return [document for document, held_out in marked if not held_out], [
-            document for document, held_out in marked if held_out
-        ]
+        held_out = [int((i + 1) * validation_fraction) > int(i * validation_fraction) for i in range(len(documents))]
+        train = [document for document, out in zip(documents, held_out, strict=True) if not out]
+        return train, [document for document, out in zip(documents, held_out, strict=True) if out]
     cuts = [_cut(document, validation_fraction) for document in documents]
     train = [document[:cut] for document, cut in zip(documents, cuts, strict=True)]
     return train, [document[cut:] for document, cut in zip(documents, cuts, strict=True)]
 
 
 def _cut(document: str, validation_fraction: float) -> int:
-    """Where a document's validation part begins: after the last line break in the 1 % of the text before the exact place."""
+    """Return where the validation part starts: after the last line break in the 1 % of the text before the exact position."""
     exact = round(len(document) * (1 - validation_fraction))
     return document.rfind("\n", exact - len(document) // 100, exact) + 1 or exact
 
 
-def with_newline(documents: Iterable[str]) -> Iterator[str]:
-    """Each document ends with a line break, so that documents stay apart under every tokenizer."""
+def ensure_newlines(documents: Iterable[str]) -> Iterator[str]:
+    """Yield documents, each ending with a line break: it separates them under tokenizers without an end-of-text token."""
     for document in documents:
         yield document if document.endswith("\n") else document + "\n"
 
 
-def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, validation_fraction: float) -> dict[str, Split]:
-    """Encode documents and write `train.npy`, `validation.npy` and `data.json` into an existing folder.
+def train_tokenizer(name: str, documents: Sequence[str], options: dict[str, str]) -> Tokenizer:
+    """Train a tokenizer on documents and report progress. Raises as `plugins.train_tokenizer` does."""
+    with task(f"training the tokenizer {name}", sum(map(len, documents))):
+        return plugins.train_tokenizer(name, ensure_newlines(documents), options)
+
+
+def encode(documents: Sequence[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
+    """Encode documents, each followed by the end-of-text id if the tokenizer has one.
+
+    Returns:
+        The ids (N,), uint16 if the vocabulary fits and uint32 otherwise, and the size of the text in UTF-8 bytes.
+    """
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    ids_of: Callable[[str], npt.ArrayLike] = tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
+    end: Ids = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
+    parts: list[Ids] = []
+    size = 0
+    with task("encoding the text", sum(map(len, documents))):
+        for document in count_characters(ensure_newlines(documents)):
+            ids: Ids = np.asarray(ids_of(document), dtype=dtype)
+            parts += [ids, end]
+            size += len(document.encode())
+    return np.concatenate(parts) if parts else np.empty(0, dtype), size
+
+
+def write_splits(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, validation_fraction: float) -> dict[str, Split]:
+    """Split and encode documents; write `train.npy`, `validation.npy` and `data.json` into an existing folder.
 
     Returns:
         The splits' sizes by name.
+
+    Raises:
+        TokenizerError: the tokenizer cannot encode the text.
+        CheckpointError: a file cannot be written.
     """
     sizes = {}
-    for name, part in zip(SPLITS, split(documents, validation_fraction), strict=True):
+    for name, part in zip(SPLITS, split_documents(documents, validation_fraction), strict=True):
         ids, size = encode(part, tokenizer)
         try:
             np.save(folder / f"{name}.npy", ids, allow_pickle=False)
@@ -78,23 +104,8 @@ def prepare(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, valida
     return sizes
 
 
-def encode(documents: Sequence[str], tokenizer: Tokenizer) -> tuple[Ids, int]:
-    """The ids of documents behind each other, each with the end-of-text id where there is one; and their bytes."""
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    ids_of: Callable[[str], npt.ArrayLike] = tokenizer.encode_array if isinstance(tokenizer, HasEncodeArray) else tokenizer.encode
-    end: Ids = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], dtype=dtype)
-    parts: list[Ids] = []
-    size = 0
-    with task("turning the text into tokens", sum(map(len, documents))):
-        for document in count_characters(with_newline(documents)):
-            ids: Ids = np.asarray(ids_of(document), dtype=dtype)
-            parts += [ids, end]
-            size += len(document.encode())
-    return np.concatenate(parts) if parts else np.empty(0, dtype), size
-
-
 def load_ids(folder: Path, name: str) -> Ids:
-    """One split's ids, memory-mapped.
+    """Memory-map the ids of one split: (N,).
 
     Raises:
         DataError: the file is missing or damaged.
@@ -105,17 +116,11 @@ def load_ids(folder: Path, name: str) -> Ids:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     if ids.ndim != 1 or ids.dtype not in (np.uint16, np.uint32):
-        raise DataError(f"{path}: is not a list of ids")
+        raise DataError(f"{path}: not a one-dimensional array of uint16 or uint32 ids")
     return ids
 
 
 def load_sizes(folder: Path) -> dict[str, Split]:
-    """The splits' sizes as `prepare` wrote them."""
+    """Return the sizes that `write_splits` stored."""
     stored = read_json(folder / "data.json")
     return {name: Split(**stored[name]) for name in SPLITS}
-
-
-def train_tokenizer(name: str, documents: Sequence[str], options: dict[str, str]) -> Tokenizer:
-    """A tokenizer trained on documents, with options as text; shows how far it is. Raises as `plugins.train_tokenizer` does."""
-    with task(f"training the tokenizer {name}", sum(map(len, documents))):
-        return plugins.train_tokenizer(name, with_newline(documents), options)

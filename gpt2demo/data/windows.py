@@ -1,4 +1,4 @@
-"""Training batches: windows over memory-mapped ids, in an order that depends on (seed, epoch) alone."""
+"""Cut memory-mapped ids into training batches, in an order that depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gpt2demo.errors import DataError
 
 
 class Windows:
-    """Windows of `n_positions + 1` ids (inputs and, one further, targets) over a split.
+    """Windows of `n_positions + 1` ids over a split: the first `n_positions` are inputs, the last `n_positions` targets.
 
-    An epoch visits every window once, in an order that depends on (seed, epoch) alone; windows do not overlap within it, and
-    their borders move from epoch to epoch as far as the text's length leaves room.
+    An epoch visits every window once, in a random order and without overlap. If the length of the split leaves room, the windows
+    start at a random offset in each epoch. Order and offset are functions of (seed, epoch), so resuming needs no saved state.
 
     Args:
         ids: the split.
         n_positions: context length.
-        seed: the training's seed.
-        name: the split's name for messages.
+        seed: training seed.
+        name: name of the split in messages.
 
     Raises:
         DataError: the split is shorter than one window.
@@ -30,8 +30,8 @@ class Windows:
     def __init__(self, ids: Ids, n_positions: int, seed: int, name: str = "train") -> None:
         if len(ids) <= n_positions:
             raise DataError(
-                f"the {name} part of the text has {len(ids)} tokens, but a context of {n_positions} needs at least "
-                f"{n_positions + 1}; give more text or a smaller --n-positions"
+                f"the {name} split has {len(ids)} tokens, but a context of {n_positions} needs at least "
+                f"{n_positions + 1}; use more text or a smaller --n-positions"
             )
         self._ids = ids
         self._n_positions = n_positions
@@ -40,11 +40,11 @@ class Windows:
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
-        """Windows number `first` to `first + count - 1` of the endless sequence of epochs: (count, n_positions + 1)."""
+        """Return windows `first` to `first + count - 1`, counted across epochs: (count, n_positions + 1)."""
         return self._cut([self._start(number) for number in range(first, first + count)])
 
-    def even(self, count: int) -> npt.NDArray[np.int64]:
-        """At most `count` windows, evenly spread over the split, always the same ones: (≤ count, n_positions + 1)."""
+    def evenly_spaced(self, count: int) -> npt.NDArray[np.int64]:
+        """Return at most `count` windows, evenly spaced over the split, the same at each call: (≤ count, n_positions + 1)."""
         count = min(count, self.per_epoch)
         return self._cut([i * self.per_epoch // count * self._n_positions for i in range(count)])
 
