@@ -1,4 +1,4 @@
-"""`python -m gpt2demo` is the same program as `gpt2demo`."""
+"""`python -m gpt2demo`, the same program as the `gpt2demo` command."""
 
 from gpt2demo.cli.commands import main
 

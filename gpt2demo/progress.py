@@ -1,7 +1,4 @@
-"""How far long work is: whoever works tells it, whoever shows it listens, and neither knows the other.
-
-Where nobody listens, nothing is shown.
-"""
+"""Progress reporting through a context variable: long tasks report to the current display, if there is one."""
 
 from __future__ import annotations
 
@@ -10,22 +7,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 Advance = Callable[[int], None]
-"""Told how much further the work is since the last call. Any thread may call it."""
+"""Called with the amount of work done since the previous call, from any thread."""
 Display = Callable[[str, int | None], AbstractContextManager[Advance]]
-"""Shows a piece of work while the block runs: what it is, and how much there is to do (None: nobody knows)."""
+"""Displays a task during the block. Arguments: its description, and the total amount of work (None if unknown)."""
 
 
-def _silent(amount: int) -> None:
+def _ignore(amount: int) -> None:
     pass
 
 
-_display: ContextVar[Display] = ContextVar("display", default=lambda what, total: nullcontext(_silent))
-_advance: ContextVar[Advance] = ContextVar("advance", default=_silent)
+_display: ContextVar[Display] = ContextVar("display", default=lambda description, total: nullcontext(_ignore))
+_advance: ContextVar[Advance] = ContextVar("advance", default=_ignore)
 
 
 @contextmanager
 def use_display(display: Display) -> Iterator[None]:
-    """Within the block, work is shown by `display`."""
+    """Show all tasks inside the block with `display`."""
     token = _display.set(display)
     try:
         yield
@@ -34,12 +31,18 @@ def use_display(display: Display) -> Iterator[None]:
 
 
 @contextmanager
-def task(what: str, total: int | None) -> Iterator[Advance]:
-    """A piece of work, from its begin to its end.
+def task(description: str, total: int | None) -> Iterator[Advance]:
+    """Report a task from start to end.
 
-    Gives the function that tells how it goes on; what is called inside the block finds it by itself, as `count_characters` does.
+    Args:
+        description: what the task does, for the display.
+        total: the total amount of work, or None if unknown.
+
+    Yields:
+        The function that reports progress. Functions called inside the block, such as `count_characters`, find it through
+        the context variable.
     """
-    with _display.get()(what, total) as advance:
+    with _display.get()(description, total) as advance:
         token = _advance.set(advance)
         try:
             yield advance
@@ -48,14 +51,14 @@ def task(what: str, total: int | None) -> Iterator[Advance]:
 
 
 def count_characters(texts: Iterable[str]) -> Iterator[str]:
-    """Pass texts on and tell the present work how many characters they have.
+    """Yield the texts and report their lengths to the current task.
 
-    The work is the one at the call, not at the first text: a library may read the texts in a thread of its own.
+    The task is the one that is current at the call, not at the first iteration: a library may iterate in its own thread.
     """
-    return _counted(texts, _advance.get())
+    return _count_characters(texts, _advance.get())
 
 
-def _counted(texts: Iterable[str], advance: Advance) -> Iterator[str]:
+def _count_characters(texts: Iterable[str], advance: Advance) -> Iterator[str]:
     for text in texts:
         yield text
         advance(len(text))

@@ -1,4 +1,4 @@
-"""Files that survive a power cut, and JSON that cannot hurt: write-then-rename, fsync, checksums, bounded reads."""
+"""Atomic, durable file writes (temporary file, fsync, rename), validated JSON reads, and checksums."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ JSON_LIMIT = 16 * 2**20
 TEMPORARY, OLD = ".tmp-", "-old"
 
 
-def safe_check(look: Callable[[], bool]) -> bool:
-    """What `path.is_file` and the like say; False where the system will not look, as for a name that is too long."""
+def safe_check(predicate: Callable[[], bool]) -> bool:
+    """Call a path predicate such as `path.is_file`; treat OSError, as for a name that is too long, as False."""
     try:
-        return look()
+        return predicate()
     except OSError:
         return False
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or a folder to the disk (folders only where the system can)."""
+    """Flush a file or folder to disk. Folders are skipped on Windows, which cannot flush them."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -41,13 +41,17 @@ def fsync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file as hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a small file as a whole: readers see the old content or the new one, never a part."""
+    """Replace a text file atomically: readers see either the old or the new content.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -61,20 +65,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file as a whole. NaN is refused: JSON has none."""
+    """Replace a JSON file atomically.
+
+    Raises:
+        ValueError: the value contains NaN or an infinity, which JSON does not have.
+        CheckpointError: the file cannot be written.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that somebody may have tampered with.
+    """Read a JSON object from an untrusted file.
 
     Raises:
-        CheckpointError: it is missing, larger than 16 MiB, no JSON, no object, or holds NaN or a key twice.
+        CheckpointError: the file is missing, larger than 16 MiB, not a JSON object, or contains NaN or a duplicate key.
     """
     try:
         if path.stat().st_size > JSON_LIMIT:
             raise ValueError("larger than 16 MiB")
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant, object_pairs_hook=_object)
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
@@ -84,32 +93,35 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("a key is repeated")
     return result
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears at `target` whole or not at all. What is there already stays until then, and is replaced.
+    """Create a folder atomically, replacing an existing one.
 
-    Gives a temporary sibling to write into. At the end of the block all files are flushed and the folder is renamed; when the
-    block raises, it is removed.
+    At the end of the block all files are flushed and the temporary folder is renamed to `target`. If the block raises, the
+    temporary folder is removed and `target` is unchanged.
+
+    Yields:
+        A temporary folder next to `target` to write into.
 
     Raises:
-        CheckpointError: the disk refused.
+        CheckpointError: the folder cannot be written.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
         for path in sorted(temporary.rglob("*")):
-            if path.is_file():  # safetensors makes files that nobody else may read
+            if path.is_file():  # safetensors creates files that only their owner can read
                 path.chmod(temporary.stat().st_mode & 0o666)
             fsync(path)
         fsync(temporary)
@@ -122,7 +134,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _move(temporary: Path, target: Path) -> None:
-    """Put a finished folder into its place. What was there is moved away first, and deleted when nothing can go wrong."""
+    """Rename a finished folder to `target`. An existing folder is moved aside first and deleted afterwards."""
     if not target.exists():
         os.rename(temporary, target)
         return
@@ -137,23 +149,26 @@ def _move(temporary: Path, target: Path) -> None:
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove what processes that were killed have left of `target`."""
+    """Remove the temporary folders of `target` whose process was killed."""
     for path in target.parent.glob(f"{TEMPORARY}{glob.escape(target.name)}-*"):
         pid = path.name.removeprefix(f"{TEMPORARY}{target.name}-").partition("-")[0]
         if not pid.isdecimal() or psutil.pid_exists(int(pid)):
             continue
         if path.name.endswith(OLD) and not target.exists():
-            os.rename(path, target)  # it was killed between two moves
+            os.rename(path, target)  # the process was killed between the two renames
         else:
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `target` whole or not at all, in a folder that is made if need be.
+    """Create a file atomically, replacing an existing one. Missing parent folders are created.
+
+    Yields:
+        The temporary file, opened for binary writing.
 
     Raises:
-        CheckpointError: the disk refused.
+        CheckpointError: the file cannot be written.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -172,16 +187,16 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left behind in a folder. Only the folder's owner may call this."""
+    """Remove all temporary files in a folder. Only the process that owns the folder may call this."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Check that `size` bytes fit on the folder's disk.
+    """Check that `size` bytes are free on the folder's disk.
 
     Raises:
-        CheckpointError: they do not; says how much is needed and how much is free.
+        CheckpointError: the disk is too full; the message has the required and the free bytes.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -189,5 +204,5 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_error(path: Path, error: OSError) -> CheckpointError:
-    """The error for a file that the disk refused to take."""
+    """Return the error for a file that cannot be written."""
     return CheckpointError(f"{path}: could not be written ({error.strerror or error})")

@@ -1,4 +1,4 @@
-"""Messages on the terminal, and text that is safe to print there. Messages go to stderr."""
+"""Messages on stderr, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from typing import NoReturn
 from rich.console import Console
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def print_message(text: str) -> None:
-    """A message for people, on stderr; not markup."""
+    """Print a message on stderr, without interpreting markup."""
     console.print(text, markup=False)
 
 
 def one_line(text: str) -> str:
-    """A text as one line."""
+    """Return a text with every run of whitespace replaced by a space."""
     return " ".join(text.split())
 
 
-CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
-
-
 def printable(text: str) -> str:
-    """A model's text without control characters: an untrained model can write sequences that upset a terminal."""
+    """Replace control characters, which an untrained model may generate and a terminal would execute."""
     return text.translate(CONTROLS)
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """A signal's handler: end as after any exception, with everything on the way cleaned up."""
+    """Signal handler that raises SystemExit, so that `finally` blocks clean up. The exit code is 128 + the signal's number."""
     raise SystemExit(128 + number)
