@@ -6,13 +6,15 @@ Results go to stdout, messages to stderr. Heavy rooms are imported inside the co
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -38,6 +40,9 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
 from gpt2demo.terminal import exit_on_signal, one_line, print_message
+
+if TYPE_CHECKING:
+    from gpt2demo.events import Event
 
 app = typer.Typer(
     name=PROJECT,
@@ -104,7 +109,7 @@ def ui(
 @with_settings(ModelConfig, TrainConfig, DataConfig)
 def train(
     data: TextArgument = None,
-    run: Annotated[str | None, typer.Option(help="the run's name; default: made from the data's and the preset's")] = None,
+    run: Annotated[str | None, typer.Option(help="the run's name; default: derived from the data's and the preset's")] = None,
     dataset: DatasetOption = None,
     preset: PresetOption = "nano",
     tokenizer: TokenizerOption = None,
@@ -112,44 +117,43 @@ def train(
     init_from: Annotated[
         str | None, typer.Option(metavar="MODEL", help="start from a run's, checkpoint's or Hugging Face folder's weights")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="chat with the model after the training")] = False,
     verify_resume: Annotated[
-        bool, typer.Option("--verify-resume", help="first prove that a cut training resumes exactly")
+        bool, typer.Option("--verify-resume", help="first check that an interrupted training resumes exactly")
     ] = False,
     **settings: Any,
 ) -> None:
-    """Train a new model on your text or an example dataset. Prints the run's folder."""
-    from gpt2demo.runs.folder import runs_dir
-    from gpt2demo.training.train import train as start_training
-    from gpt2demo.training.verify_resume import check_resume
+    """Train a new model on your text or an example dataset, and print the run's folder."""
+    from gpt2demo.runs.folder import INTERRUPTS
+    from gpt2demo.training import check_resume, prepare_run, train_run
 
-    options = dict(_pair(option) for option in tokenizer_option or [])
-    given = _given(settings)
     with catch_signals() as signals:
-        events = start_training(
-            data or [],
-            preset=preset,
-            run=run,
-            dataset=dataset,
-            tokenizer=tokenizer,
-            tokenizer_options=options,
-            init_from=init_from,
-            stop=signals.stop,
-            check=(lambda made: check_resume(made, print_message)) if verify_resume else lambda made: None,
-            **given,
-        )
-        name = _follow(events, signals)
-    _finish(runs_dir() / name, signals.exit_code, chat=chat)
+        with show_progress():
+            made = prepare_run(
+                data or [],
+                preset=preset,
+                run=run,
+                dataset=dataset,
+                tokenizer=tokenizer,
+                tokenizer_options=dict(_pair(option) for option in tokenizer_option or []),
+                init_from=init_from,
+                **_given(settings),
+            )
+            if verify_resume:
+                with made.deleted_on(*INTERRUPTS):
+                    check_resume(made, print_message)
+        _follow(train_run(made, signals.stop), signals)
+    _finish(made.path, signals.exit_code, chat=chat)
 
 
 @app.command()
 @with_settings(TrainConfig, only=("steps", "epochs"))
 def resume(
     run: RunArgument,
-    chat: Annotated[bool, typer.Option("--chat", help="talk to the model when it is done")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="chat with the model after the training")] = False,
     **settings: Any,
 ) -> None:
-    """Continue a run from its newest checkpoint, perhaps to a new length. Prints the run's folder."""
+    """Continue a run from its newest checkpoint, optionally to a new length, and print the run's folder."""
     from gpt2demo.runs.find import find_run
     from gpt2demo.training.train import resume as resume_training
 
@@ -159,25 +163,16 @@ def resume(
     _finish(path, signals.exit_code, chat=chat)
 
 
-def _follow(events: Any, signals: Signals) -> str:
-    """Show a training; give the run's name."""
-    name = ""
-
-    def noting() -> Any:
-        nonlocal name
-        for event in events:
-            name = getattr(event, "run", name)
-            yield event
-
+def _follow(events: Iterator[Event], signals: Signals) -> None:
+    """Run a training and display it. From its first event on, a signal ends it with a checkpoint."""
     with show_progress():
-        first = next(iterator := noting())
+        first = next(events)
     signals.training = True
-    show_training(event for source in ([first], iterator) for event in source)
-    return name
+    show_training(itertools.chain([first], events))
 
 
 def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
-    """Print where the run is; go on to a chat, or end as the signal wants it."""
+    """Print the run's folder; then exit with a signal's code, or start a chat if requested."""
     print(path)
     if exit_code:
         raise typer.Exit(exit_code)
@@ -296,8 +291,9 @@ def export(
 
     chosen = [name for name, given in (("onnx", onnx), ("huggingface", huggingface), (format, format)) if given]
     if len(chosen) != 1:
-        raise SettingError("give --onnx, --huggingface, or one --format NAME")
-    print(export_model(model, str(chosen[0]), output, dtype=dtype, samplers=sampler or [], report=print_message))
+        raise SettingError("use --onnx, --huggingface, or one --format NAME")
+    options = {"samplers": sampler} if sampler else {}
+    print(export_model(model, str(chosen[0]), output, dtype=dtype, report=print_message, **options))
 
 
 @app.command("import")
@@ -345,11 +341,11 @@ def data(
     asked = tokenizer or output or _given(settings)
     if not text and not asked:
         print_list(corpus.list_datasets(), as_json)
-    elif not asked and (dataset := corpus.dataset_named(text or [])):
+    elif not asked and (dataset := corpus.dataset_spec(text or [])):
         print_documents(corpus.read_dataset(dataset)[0], as_json)
     else:
         with show_progress():
-            made = corpus.make(text or [], tokenizer or [], output, **_given(settings))
+            made = corpus.prepare_corpus(text or [], tokenizer or [], output, **_given(settings))
         print_corpus(made, as_json)
 
 

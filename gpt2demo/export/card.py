@@ -1,4 +1,4 @@
-"""The model card of a Hugging Face folder: what the model is, what it learned from, how good it is, how to use it."""
+"""Model card of a Hugging Face folder: shape, training, evaluation, training text and usage."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ tags:
 # {name}
 
 A GPT-2 with {parameters:,} parameters, written by gpt2demo. It is a base model: it continues text, it does not follow
-instructions. It repeats what its training text holds, mistakes and prejudices included.
+instructions. It reproduces its training text, including errors and prejudices.
 
 | | |
 |---|---|
 """
 
 USE = """
-## How to use it
+## Usage
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,26 +39,26 @@ print(tokenizer.decode(text[0]))
 """
 
 USE_IDS = """
-## How to use it
+## Usage
 
-Its tokenizer, `{tokenizer}`, has no form as a `tokenizer.json`: transformers runs the model from ids to ids. With its
-tokenizer, which lies in `tokenizer/`, it runs in gpt2demo: `gpt2demo import FOLDER`, then `gpt2demo chat`.
+The tokenizer `{tokenizer}` cannot be expressed as a `tokenizer.json`, so transformers runs the model on ids only. gpt2demo reads
+the tokenizer from `tokenizer/`: `gpt2demo import FOLDER`, then `gpt2demo chat`.
 """
 
 
 def model_card(config: ModelConfig, facts: dict[str, Any], info: dict[str, Any]) -> str:
-    """README.md of an exported folder.
+    """Return the README.md of an exported folder.
 
     Args:
         config: the model's shape.
-        facts: what the exporter found out; see `huggingface.describe`.
-        info: the content of the run's run.json, or nothing.
+        facts: the content of the export's gpt2demo.json; see `huggingface.describe`.
+        info: the content of the run's run.json; may be empty.
     """
     rows = [*_shape(config, facts), *_training(info, facts), *_metrics(facts)]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     use = USE if facts["tokenizer_json"] else USE_IDS.format(tokenizer=facts["tokenizer"])
     check = (
-        f"\nThe weights are {facts['dtype']}. Loaded again, their logits differ from the training checkpoint's by at most "
+        f"\nThe weights are {facts['dtype']}. The logits of this export differ from those of the training checkpoint by at most "
         f"{facts['largest_difference']:.1e} (limit {facts['limit']:.1e}).\n"
     )
     return HEAD.format(name=facts["name"], parameters=config.n_parameters) + table + "\n" + _data(info) + use + check
@@ -74,7 +74,7 @@ def _shape(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _training(info: dict[str, Any], facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What was done to it, as far as the run tells."""
+    """Return how the model was trained, from the information that the run has."""
     rows: list[tuple[str, Any]] = [("steps", facts["source"]["step"])]
     if start := info.get("init_from") or info.get("imported"):
         rows.append(("starts from", f"`{Path(str(start.get('source'))).name}`"))
@@ -85,13 +85,13 @@ def _training(info: dict[str, Any], facts: dict[str, Any]) -> list[tuple[str, An
 
 
 def _metrics(facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """On the validation text, where there was one."""
+    """Return the metrics on the validation text, if the checkpoint was evaluated."""
     names = {"validation_loss": "nats per token", "perplexity": "", "bits_per_byte": ""}
     return [(name.replace("_", " "), f"{facts[name]:.4f} {unit}".strip()) for name, unit in names.items() if name in facts]
 
 
 def _data(info: dict[str, Any]) -> str:
-    """The texts it was trained on, by name and checksum; no paths of the machine."""
+    """Return the table of training texts, by file name and checksum; full paths are left out."""
     sources = info.get("data") or []
     if not sources:
         return ""

@@ -1,4 +1,4 @@
-"""Export a model: choose the exporter, write into a temporary folder, move it into place."""
+"""Export a model: choose the exporter, write into a temporary folder, move it to its destination."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpt2demo.sampling.saved import FILE as CHAINS
 from gpt2demo.storage import new_folder, read_json, remove_abandoned, safe_check, write_json
 
 MARK = "gpt2demo.json"
-"""Every export has a file of this name: ONNX a certificate, others at least who made it and when."""
+"""File that identifies an export: the certificate of an ONNX export, elsewhere at least the exporter's name and the time."""
 
 
 def export_model(
@@ -31,27 +31,27 @@ def export_model(
     report: Callable[[str], None] = print,
     **options: Any,
 ) -> Path:
-    """Export a model into a folder that appears whole and proven, or not at all. An older export there is replaced.
+    """Export a model; the folder appears complete and verified, or not at all.
 
-    Files that somebody has put beside an older export's own are kept.
+    An existing export in this folder is replaced. Files that the user has added to it are kept.
 
     Args:
-        model: a run's name, the path of a run or checkpoint; left out, the newest run. Of a run the newest checkpoint is taken.
-        format: the name of an exporter; plugins add more.
-        output: the folder to write; left out, `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats.
-        dtype: how the weights' numbers are written; left out, the format's usual one.
+        model: a run's name, or the path of a run or checkpoint; default: the newest run. Of a run the newest checkpoint is used.
+        format: the name of an exporter, built-in or from a plugin.
+        output: the folder to write; default: `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats.
+        dtype: dtype of the exported weights; default: the first of the exporter's `dtypes`.
         report: called with one line of text at each stage.
-        options: of the format, such as `samplers` for ONNX; see its exporter's constructor.
+        options: parameters of the exporter's constructor, such as `samplers` for ONNX.
 
     Returns:
         The folder.
 
     Raises:
-        RunError: there is no such model, or something else is at `output`.
-        SettingError: the format does not have this dtype.
-        PluginError: there is no such format.
-        CheckpointError: the checkpoint is damaged, or the disk refused. What was there is there still.
-        ExportError: the written model is not the same model.
+        RunError: the model does not exist, or `output` exists and is not an export.
+        SettingError: the format does not support the dtype or an option.
+        PluginError: the format does not exist.
+        CheckpointError: the checkpoint is damaged, or writing failed. An existing export is unchanged.
+        ExportError: the written model differs from the original.
 
     """
     exporter = _exporter(format, options)
@@ -59,73 +59,86 @@ def export_model(
     if dtype not in exporter.dtypes:
         raise SettingError(f"dtype={dtype!r}: the format {format!r} can be written as {', '.join(exporter.dtypes)}")
     checkpoint, name = _source(model)
-    asked = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
-    target = _target(asked)
+    requested = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
+    target = _target(requested)
     remove_abandoned(target)
     with new_folder(target) as temporary:
-        with _while_it_is_there(checkpoint):
+        with _explain_removed(checkpoint):
             exporter.export(checkpoint, temporary, dtype=dtype, report=report)
         about = read_json(temporary / MARK) if (temporary / MARK).exists() else {"exporter": format, "created": now()}
         write_json(temporary / MARK, {**about, "written": sorted({MARK, *_files(temporary)})})
-        if (target / MARK).exists():  # only now: the new one is proven
-            report(f"replacing the export that is in {asked}")
-            _keep_own(target, temporary)
-    return asked
+        if (target / MARK).exists():
+            report(f"replacing the existing export in {requested}")
+            _keep_added_files(target, temporary)
+    return requested
 
 
 def _exporter(format: str, options: dict[str, Any]) -> Exporter:  # noqa: A002  # the option's name
-    """Create an exporter by name; its options are the parameters of its constructor. Raises as `export_model` does."""
+    """Create an exporter by name. Its options are the parameters of its constructor.
+
+    Raises:
+        PluginError: the format does not exist.
+        SettingError: the exporter does not have one of the options, or refuses its value.
+    """
     cls = plugins.registry().part("exporters", format)
-    if unknown := sorted(options.keys() - signature(cls).parameters.keys()):
-        raise SettingError(f"{unknown[0]}={options[unknown[0]]!r}: the format {format!r} has no such option")
+    supported = signature(cls).parameters
+    for name, value in options.items():
+        if name not in supported:
+            existing = f"its options are {', '.join(supported)}" if supported else "it has no options"
+            raise SettingError(f"{name}={value!r}: not an option of the format {format!r}; {existing}")
     exporter: Exporter = cls(**options)
     return exporter
 
 
 @contextmanager
-def _while_it_is_there(checkpoint: Path) -> Iterator[None]:
-    """Say what happened when a training that goes on has removed the checkpoint within the block."""
+def _explain_removed(checkpoint: Path) -> Iterator[None]:
+    """Replace a CheckpointError raised in the block if a running training has removed the checkpoint.
+
+    Raises:
+        RunError: the checkpoint does not exist any more.
+    """
     try:
         yield
     except CheckpointError as error:
         if checkpoint.exists():
             raise
         advice = "stop the training first, or train with a larger --keep"
-        raise RunError(f"{checkpoint}: was removed by the training while it was exported ({error}); {advice}") from None
+        raise RunError(f"{checkpoint}: removed by its training during the export ({error}); {advice}") from None
 
 
 def _files(folder: Path) -> set[str]:
-    """All files below a folder, as paths within it."""
+    """Return all files in a folder and its subfolders, as relative paths."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def _keep_own(old: Path, new: Path) -> None:
-    """Copy what somebody has put into an export, such as saved chains, to the one that takes its place."""
-    there, written = _files(old), None
+def _keep_added_files(old: Path, new: Path) -> None:
+    """Copy the files that the user added to an old export, such as saved chains, into the new one."""
+    existing, written = _files(old), None
     with suppress(CheckpointError):
         written = read_json(old / MARK).get("written")
-    own = there.difference(written) if isinstance(written, list) else there & {CHAINS}  # an older program did not say
-    for name in own - _files(new):
+    # Exports of older versions do not list their files: there only saved chains are known to be added.
+    added = existing.difference(written) if isinstance(written, list) else existing & {CHAINS}
+    for name in added - _files(new):
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(old / name, new / name)
 
 
-def _target(asked: Path) -> Path:
-    """Where to write, behind links.
+def _target(requested: Path) -> Path:
+    """Return the folder to write, with links resolved.
 
     Raises:
-        RunError: something else than an export is there, or the folder that this process is in.
+        RunError: the folder exists and is not an export, or it contains the current working directory.
     """
-    target = Path(os.path.realpath(asked))
+    target = Path(os.path.realpath(requested))
     if safe_check(target.exists) and not _replaceable(target):
-        raise RunError(f"{asked}: is already there and is no export; choose another --output")
+        raise RunError(f"{requested} already exists and is not an export; choose another --output")
     if Path.cwd().is_relative_to(target):
-        raise RunError(f"{asked}: is the current folder, which cannot be replaced; choose another --output")
+        raise RunError(f"{requested} is the current folder and cannot be replaced; choose another --output")
     return target
 
 
 def _source(model: str | Path | None) -> tuple[Path, str]:
-    """The verified checkpoint folder that a MODEL means, and what its export is called."""
+    """Return the verified checkpoint folder for a MODEL argument, and the name of its export."""
     from gpt2demo.engines.exported import is_export
     from gpt2demo.runs.checkpoint import newest, verify
 
@@ -133,12 +146,12 @@ def _source(model: str | Path | None) -> tuple[Path, str]:
     if isinstance(found, Run):
         return newest(found.checkpoints).path, found.name
     if is_export(found):
-        raise RunError(f"{found}: is an export already; name the run or checkpoint it was made from")
+        raise RunError(f"{found} is already an export; use the run or checkpoint from which it was made")
     path = verify(found).path.resolve()
     run = Run.of_checkpoint(path)
     return path, f"{run.name}-{path.name}" if run else path.name
 
 
 def _replaceable(target: Path) -> bool:
-    """Whether a folder is an export or empty."""
+    """Return whether a folder is empty or an export."""
     return target.is_dir() and ((target / MARK).is_file() or not any(target.iterdir()))

@@ -1,4 +1,4 @@
-"""Writes a folder that transformers loads, checks it by loading it again, and says in a model card what it is."""
+"""Write a folder that transformers can load, verify it by loading it again, and add a model card."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from gpt2demo.storage import read_json, require_space, sha256, write_json
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS = {"fp32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
-"""Largest difference of a logit; for half types as a part of the largest logit (or of 1, where that is less)."""
+"""Largest allowed difference of a logit; for fp16 and bf16 relative to the largest logit, or to 1 if that is less."""
 POSITIONS = 128
+"""Longest sequence of the comparison."""
 
 
 def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[str], None]) -> None:
-    """Write a verified checkpoint as a Hugging Face folder, and prove it. The contract is `interfaces.Exporter`'s.
+    """Write a verified checkpoint as a Hugging Face folder and verify the result. See `gpt2demo.interfaces.Exporter`.
 
     Raises:
-        ExportError: the written model gives other logits than `LIMITS` allows.
+        ExportError: the logits of the written model differ by more than `LIMITS` allows.
     """
     model = load_model(checkpoint)
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
@@ -38,9 +39,9 @@ def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[s
     report(f"writing model.safetensors ({model.config.n_parameters:,} parameters, {dtype})")
     write_model(model, tokenizer, folder, DTYPES[dtype])
     if not isinstance(tokenizer, HasTokenizerJson):
-        report("this tokenizer cannot be written as tokenizer.json: other programs get ids, not text")
+        report("this tokenizer cannot be written as tokenizer.json; other programs can only use ids")
         shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")
-    report("comparing it with the checkpoint")
+    report("comparing the written model with the checkpoint")
     facts = describe(checkpoint, folder) | {"dtype": dtype} | compare(model, folder, dtype)
     write_json(folder / "gpt2demo.json", facts)
     (folder / "README.md").write_text(model_card(model.config, facts, run_info(checkpoint)), encoding="utf-8")
@@ -49,10 +50,10 @@ def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[s
 
 @torch.inference_mode()
 def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
-    """Load what was written and compare its logits with the model's, for ids drawn with a fixed seed.
+    """Load the written model and compare its logits with the original's on random ids from a fixed seed.
 
     Raises:
-        ExportError: they differ by more than the limit.
+        ExportError: the logits differ by more than the limit, or are not finite.
     """
     count = min(model.config.n_positions, POSITIONS)
     ids = torch.randint(model.config.vocab_size, (2, count), generator=torch.Generator().manual_seed(0))
@@ -60,14 +61,14 @@ def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
     difference = float((load_model(folder)(ids) - expected).abs().max())
     limit = LIMITS[dtype] * (1.0 if dtype == "fp32" else max(1.0, float(expected.abs().max())))
     if not expected.isfinite().all():
-        raise ExportError("the model's logits are not finite: it is damaged, or was trained until it diverged")
+        raise ExportError("the logits of the model are not finite; it is damaged, or its training diverged")
     if not difference <= limit:
-        raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, more than {limit:.3g}; try fp32")
+        raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, the limit is {limit:.3g}; try fp32")
     return {"largest_difference": difference, "limit": limit}
 
 
 def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """What was made from what: the start of gpt2demo.json."""
+    """Return the first part of gpt2demo.json: source, files, metrics and tokenizer."""
     file, weights, run = folder / "model.safetensors", checkpoint / "model.safetensors", Run.of_checkpoint(checkpoint)
     progress = read_json(checkpoint / "trainer.json")
     return {
@@ -83,7 +84,7 @@ def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
 
 
 def metrics(run: Run | None, loss: float | None) -> dict[str, float]:
-    """How well the checkpoint predicts its run's validation text, where it was evaluated."""
+    """Return the checkpoint's metrics on the validation text of its run; empty if it was not evaluated."""
     if loss is None:
         return {}
     found = {"validation_loss": loss, "perplexity": perplexity(loss)}
@@ -94,7 +95,7 @@ def metrics(run: Run | None, loss: float | None) -> dict[str, float]:
 
 
 def run_info(checkpoint: Path) -> dict[str, Any]:
-    """run.json of the checkpoint's run; empty for a checkpoint that stands alone."""
+    """Return the content of the run's run.json; empty for a checkpoint outside a run."""
     run = Run.of_checkpoint(checkpoint)
     try:
         return run.info() if run else {}
