@@ -1,4 +1,4 @@
-"""The events of a training, defined in `gpt2demo.training.events`. This is their public import path."""
+"""Public import path of the training events; `gpt2demo.training.events` defines them."""
 
 from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step
 

@@ -1,9 +1,11 @@
-"""Tensors to files and back: models in Hugging Face's GPT-2 format, and the optimizer's state. safetensors, never pickle."""
+"""Read and write tensors: models in Hugging Face's GPT-2 format, and optimizer state. safetensors, never pickle."""
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2demo.config import ModelConfig
-from gpt2demo.errors import CheckpointError, SettingError
+from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.checkpoint import Checkpoint
 from gpt2demo.storage import new_folder, read_json, require_space, write_json
 
+WEIGHTS = "model.safetensors"
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 PREFIX = "transformer."
+DTYPES = ("F32", "F16", "BF16")
+_MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which older files store
 
 
 # ---------------------------------------------------------------------------------------------- Hugging Face's format
 
 
 def to_hugging_face(model: GPT2) -> dict[str, Tensor]:
-    """The weights under Hugging Face's names and in OpenAI's layout (in, out), contiguous; the tied head is not stored."""
+    """Return the weights under Hugging Face's names and in OpenAI's layout (in, out), contiguous, without the tied head."""
     state = {PREFIX + name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return {name: (tensor.t() if name.endswith(TRANSPOSED) else tensor).contiguous() for name, tensor in state.items()}
 
 
-def from_hugging_face(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """One stored weight under our name and in our layout (out, in)."""
-    return name.removeprefix(PREFIX), tensor.t() if name.endswith(TRANSPOSED) else tensor
-
-
 def hugging_face_config(config: ModelConfig, eos_id: int | None) -> dict[str, Any]:
-    """config.json of a `GPT2LMHeadModel` of this shape."""
+    """Return the config.json of a `GPT2LMHeadModel` of this shape."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -59,10 +59,10 @@ def hugging_face_config(config: ModelConfig, eos_id: int | None) -> dict[str, An
 
 
 def model_config(stored: dict[str, Any]) -> ModelConfig:
-    """The shape in a config.json.
+    """Return the shape in a config.json.
 
     Raises:
-        CheckpointError: a value is missing or impossible.
+        CheckpointError: a value is missing or invalid.
     """
     names = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
     rest = {"dropout": stored.get("resid_pdrop", 0.0), "initializer_range": stored.get("initializer_range", 0.02)}
@@ -78,9 +78,9 @@ def model_config(stored: dict[str, Any]) -> ModelConfig:
 
 
 def write_model(model: GPT2, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model as a Hugging Face folder, with tokenizer.json where the tokenizer can be expressed so."""
+    """Write a model as a Hugging Face folder, with tokenizer.json if the tokenizer supports it."""
     weights = {name: tensor.to(dtype) for name, tensor in to_hugging_face(model).items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     config = hugging_face_config(model.config, tokenizer.eos_id)
     write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
     ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
@@ -95,23 +95,23 @@ def save(
     optimizer: torch.optim.Optimizer | None,
     progress: dict[str, Any],
 ) -> Checkpoint:
-    """Write a checkpoint into the folder of checkpoints; it appears whole or not at all.
+    """Write a checkpoint atomically into the folder of checkpoints.
 
     Args:
         folder: `checkpoints/` of a run.
         model: the weights.
-        tokenizer_folder: the run's tokenizer, copied along so that a checkpoint can stand alone.
-        optimizer: its state is saved; None at step 0, where it has none.
-        progress: what the trainer needs besides, as JSON; `step` and `validation_loss` are in it.
+        tokenizer_folder: the run's tokenizer, which is copied into the checkpoint.
+        optimizer: its state is saved; None at step 0, where it has no state.
+        progress: the trainer's other state as JSON, with `step` and `validation_loss`.
 
     Raises:
-        CheckpointError: the disk is full or refused; what was there before is untouched.
+        CheckpointError: the disk is full or the system refused to write. Existing checkpoints are unchanged.
     """
     folder.mkdir(exist_ok=True)
     target = folder / checkpoint.folder_name(progress["step"])
     tokenizer, _ = checkpoint.load_tokenizer(tokenizer_folder)
-    require_space(folder, 4 * sum(p.numel() for p in model.parameters()) * 4)  # weights and two moments, and room to spare
-    if target.exists():  # of this step, but damaged: a run goes on from the newest whole one
+    require_space(folder, 4 * sum(p.numel() for p in model.parameters()) * 4)  # weights, two moments and a margin
+    if target.exists():  # damaged: a run resumes from its newest valid checkpoint
         checkpoint.discard(target)
     try:
         with new_folder(target) as temporary:
@@ -127,7 +127,7 @@ def save(
 
 
 def flatten_state(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's `state_dict()` into tensors (named `index.key`) and a JSON value with all the rest."""
+    """Split an optimizer's `state_dict()` into tensors, named `index.key`, and a JSON value with everything else."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
     for index, values in state["state"].items():
@@ -137,7 +137,7 @@ def flatten_state(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def restore_state(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten_state`."""
+    """Return the `state_dict()` that `flatten_state` split."""
     state = {int(index): dict(values) for index, values in rest["state"].items()}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
@@ -149,53 +149,96 @@ def restore_state(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str,
 
 
 def load_model(path: Path) -> GPT2:
-    """The model in a Hugging Face GPT-2 folder, in float32, ready for use (no dropout).
+    """Load the model in one of our folders, in float32 and in evaluation mode.
 
     Raises:
-        CheckpointError: the files are damaged or do not fit together. Shapes are compared before memory is taken.
+        CheckpointError: the files are damaged or inconsistent. Shapes are compared before memory is allocated.
+        RunError: a weight has an unsupported dtype.
     """
-    config = model_config(read_json(path / "config.json"))
+    model = meta_model(model_config(read_json(path / "config.json")))
+    file = path / WEIGHTS
+    return with_weights(model, {name: tensor.contiguous() for name, tensor in read_weights([file], shapes(model))}, file)
+
+
+def meta_model(config: ModelConfig) -> GPT2:
+    """Return a model without memory for its weights, to be replaced with `with_weights`."""
     with torch.device("meta"):
-        model = GPT2(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(_read_weights(path / "model.safetensors", expected), assign=True)
+        return GPT2(config)
+
+
+def shapes(model: GPT2) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight by name."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def with_weights(model: GPT2, weights: dict[str, Tensor], source: Path | str) -> GPT2:
+    """Return the model in evaluation mode with these weights, which are not copied.
+
+    Raises:
+        CheckpointError: a weight is missing; the message names it and the source.
+    """
+    if missing := model.state_dict().keys() - weights.keys():
+        raise CheckpointError(f"{source}: the weight {sorted(missing)[0]} is missing")
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
-def _read_weights(file: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The weights of a file under our names, each of the expected shape."""
-    weights: dict[str, Tensor] = {}
+def read_weights(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the stored weights under our names and in our layout (out, in), in float32; skip mask buffers.
+
+    Float32 weights are views into the mapped file, transposed where the layouts differ: nothing is copied.
+
+    Args:
+        files: safetensors files, the parts of one model.
+        expected: name -> shape, in our layout.
+
+    Raises:
+        RunError: a weight has an unsupported dtype.
+        CheckpointError: a file is damaged, or a weight is unexpected, repeated or of another shape.
+    """
+    seen: set[str] = set()
+    for file in files:
+        with open_tensors(file) as stored:
+            for stored_name in stored.keys():  # noqa: SIM118  # a safetensors handle is not a dict
+                name = stored_name.removeprefix(PREFIX)
+                if _MASK.fullmatch(name):
+                    continue
+                if name in seen:
+                    raise CheckpointError(f"{file}: {name} is stored twice")
+                seen.add(name)
+                _check_weight(file, stored_name, stored.get_slice(stored_name), expected.get(name))
+                tensor = stored.get_tensor(stored_name)
+                yield name, (tensor.t() if name.endswith(TRANSPOSED) else tensor).float()
+
+
+def _check_weight(file: Path, name: str, stored: Any, expected: tuple[int, ...] | None) -> None:
+    """Compare the shape and dtype of a stored weight with the expected ones before it is read."""
+    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+    if expected is None:
+        raise CheckpointError(f"{file}: {name} is not a weight of the GPT-2 that config.json describes")
+    if shape != (wanted := expected[::-1] if name.endswith(TRANSPOSED) else expected):
+        raise CheckpointError(f"{file}: {name} has shape {shape}, config.json requires {wanted}")
+    if dtype not in DTYPES:
+        raise RunError(f"{name} is stored as {dtype}, which is not supported; use one of {', '.join(DTYPES)}")
+
+
+@contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """Open a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
     try:
         with safe_open(file, framework="pt") as stored:
-            for stored_name in stored.keys():  # noqa: SIM118  # a safetensors handle is no dict
-                shape = tuple(stored.get_slice(stored_name).get_shape())
-                name = stored_name.removeprefix(PREFIX)
-                wanted = expected.get(name)
-                if wanted is None or shape != (wanted[::-1] if name.endswith(TRANSPOSED) else wanted):
-                    raise CheckpointError(f"{file}: {stored_name} has shape {shape}, config.json asks for {wanted}")
-                weights[name] = from_hugging_face(stored_name, stored.get_tensor(stored_name))[1].float().contiguous()
+            yield stored
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
-    if missing := expected.keys() - weights.keys():
-        raise CheckpointError(f"{file}: {sorted(missing)[0]} is missing")
-    return weights
 
 
 def load_trainer(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The trainer's progress and the optimizer's `state_dict()` of a checkpoint."""
+    """Return the trainer's progress and the optimizer's `state_dict()` of a checkpoint."""
     progress = read_json(path / "trainer.json")
-    try:
-        with safe_open(path / "trainer.safetensors", framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}/trainer.safetensors: cannot be read ({error})") from None
+    with open_tensors(path / "trainer.safetensors") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     return progress, restore_state(tensors, progress.pop("optimizer"))
-
-
-def optimizer_json_safe(state: dict[str, Any]) -> bool:
-    """Whether an optimizer's state can be saved without pickle; plugin optimizers are checked with this in their tests."""
-    try:
-        json.dumps(flatten_state(state)[1], allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""What a training tells, event by event: to the terminal, to the run folder's records, to plugins. Plain data, no torch."""
+"""Events of a training, for the terminal, plugins and the run folder's records. Plain data, without torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Literal
 from gpt2demo.runs.folder import Run, Status, now
 
 StopRequest = Callable[[], Literal["stopped", "interrupted"] | None]
-"""Asked after each step whether the training should end, and as what."""
+"""Called after each step. A result other than None ends the training with this status."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """The loop begins.
+    """The training loop starts.
 
     Attributes:
         run: the run's name.
-        step, total_steps: where it begins and ends.
-        parameters: how many the model has.
-        tokens: of each split.
-        device, dtype: what computes, in which number format.
+        step, total_steps: the first step is `step` + 1, the last one `total_steps`.
+        parameters: number of parameters of the model.
+        tokens: number of tokens by split.
+        device, dtype: of the computation.
     """
 
     run: str
@@ -36,16 +36,16 @@ class Started:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step.
+    """An optimizer step.
 
     Attributes:
         step: its number, from 1.
-        total_steps: the last one's.
-        loss: mean of the batch, nats per token, before the update.
-        learning_rate: that was used.
+        total_steps: the last step's number.
+        loss: mean over the batch before the update, in nats per token.
+        learning_rate: of this step.
         grad_norm: before clipping.
         tokens_per_second: of this step.
-        seconds_left: until the end at the present pace.
+        seconds_left: until the end, at the current pace.
     """
 
     step: int
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean losses over fixed windows of both splits, nats per token; the perplexity and bits per byte of the validation split."""
+    """Mean losses over fixed windows of both splits, in nats per token; perplexity and bits per byte of the validation split."""
 
     step: int
     train_loss: float
@@ -70,7 +70,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model writes now."""
+    """Text sampled from the current weights."""
 
     step: int
     prompt: str
@@ -88,7 +88,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Ended:
-    """The last event: how it ended, after which step."""
+    """The last event: the final status, and the last step."""
 
     status: Status
     step: int
@@ -98,7 +98,7 @@ Event = Started | Step | Evaluation | Sample | Saved | Ended
 
 
 def record(run: Run, event: Event) -> None:
-    """Keep an event in the run folder: losses in metrics.jsonl, samples in samples.jsonl; the others have no place there."""
+    """Append an event to the run folder: losses to metrics.jsonl, samples to samples.jsonl; ignore other events."""
     if isinstance(event, Step):
         values = {"split": "batch", **asdict(event)}
         run.append(run.metrics, {**_without(values, "total_steps", "seconds_left"), "time": now()})

@@ -1,8 +1,8 @@
-"""A training as a process of its own: it outlives the browser and the server that started it.
+"""Training in a background process, which outlives the browser and the server that started it.
 
-A job is nothing but `gpt2demo train …` or `gpt2demo resume …` in the background, with its output in `runs/.jobs/NAME.log`; the
-run folder tells how it goes. `runs/.jobs/job.json` remembers the last one, so that another browser, or a new server, finds it.
-One training at a time: the check and the start happen under a lock that all servers on the same runs folder share.
+A job is a `gpt2demo train …` or `gpt2demo resume …` process with its output in `runs/.jobs/NAME.log`; its progress is in the run
+folder. `runs/.jobs/job.json` describes the last job, so that another browser or a restarted server finds it. Only one training
+runs at a time: a file lock, shared by all servers on the same runs folder, covers the check and the start.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import psutil
 
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.runs.find import list_runs
-from gpt2demo.runs.folder import Run, State, Status, check_name, new_name, process_start, runs_dir
+from gpt2demo.runs.folder import Run, Status, check_name, new_name, process_alive, process_start, runs_dir
 from gpt2demo.storage import read_json, write_json
 
-_children: list[subprocess.Popen[bytes]] = []  # kept, so that Python does not complain of processes that are still running
+_children: list[subprocess.Popen[bytes]] = []  # referenced, or Python warns about running processes
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training in the background.
+    """A training process in the background.
 
     Attributes:
-        run: the run's name; its folder appears when the text has been prepared.
-        pid, pid_started: the process and when the system says it started (seconds since 1970).
+        run: the run's name; its folder appears when the text has been read.
+        pid, pid_started: the process, and when it started (seconds since 1970).
     """
 
     run: str
@@ -41,32 +41,32 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the process printed."""
+        """The file with the process's output."""
         return jobs_dir() / f"{self.run}.log"
 
     @property
     def alive(self) -> bool:
-        """Whether the process is still there."""
-        return State("running", self.pid, self.pid_started).alive
+        """Whether the process is running."""
+        return process_alive(self.pid, self.pid_started)
 
     def status(self) -> Status | str:
-        """`preparing` until it writes to the run folder, then the run's own status; `failed` when it never came to that."""
+        """Return `preparing` until the process writes state.json, then the run's status; `failed` if it ended before that."""
         run = Run(runs_dir() / self.run)
         state = run.state() if run.exists else None
-        if state and state.pid_started > self.pid_started - 1.0:  # it, or somebody after it
+        if state and state.pid_started > self.pid_started - 1.0:  # written by this job or a later one
             return state.status
         return "preparing" if self.alive else "failed"
 
     def error(self) -> str | None:
-        """Why it failed, in one line: the last error that it printed."""
+        """Return the last error that a failed job printed, in one line, or None if it has not failed."""
         if self.status() != "failed" or not self.log.is_file():
             return None
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         marked = [line.partition("error: ")[2] for line in lines if line.startswith("gpt2demo: error: ")]
-        return (marked or lines or ["it printed nothing"])[-1]
+        return (marked or lines or ["the process printed nothing"])[-1]
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end after the present step. Before the training there is nothing to save: end it."""
+        """Request a checkpoint and an end after the current step; terminate a process that is still preparing."""
         run = Run(runs_dir() / self.run)
         if self.status() == "preparing":
             with suppress(psutil.Error):
@@ -75,19 +75,19 @@ class Job:
             run.stop_file.touch()
 
     def wait(self, seconds: float) -> None:
-        """Let a process that has nothing more to do come to its end."""
+        """Wait for the process of a completed training to exit."""
         with suppress(psutil.Error):
             if self.alive and self.status() not in ("preparing", "running"):
                 psutil.Process(self.pid).wait(seconds)
 
 
 def jobs_dir() -> Path:
-    """Where jobs keep their logs."""
+    """Return the folder of the jobs' logs."""
     return runs_dir() / ".jobs"
 
 
 def last() -> Job | None:
-    """The job that was started last, whether it still runs or not."""
+    """Return the job that was started last, running or not, or None."""
     try:
         stored = read_json(jobs_dir() / "job.json")
         return Job(**stored)
@@ -99,29 +99,29 @@ def start_training(data: Sequence[Path], *, run: str | None, stem: str, settings
     """Start `gpt2demo train` in the background.
 
     Args:
-        data: text files; none with `dataset` among the settings.
-        run: the run's name, or None for a free one made from `stem`.
-        stem: what to derive a name from.
-        settings: options of `gpt2demo train` by field name; None leaves one out, a list repeats it.
+        data: text files; empty if the settings contain `dataset`.
+        run: the run's name, or None to derive an unused one from `stem`.
+        stem: base of a derived name.
+        settings: options of `gpt2demo train` by field name; None omits an option, a list repeats it.
 
     Raises:
-        RunError: another training is running, or the name cannot be used.
+        RunError: another training is running, or the name is invalid or taken.
     """
     with _exclusively():
         name = check_name(run) if run else new_name(stem)
         if run and Run(runs_dir() / run).path.exists():
-            raise RunError(f"run {run!r}: is already there; choose another name, or resume it")
+            raise RunError(f"run {run!r} already exists; choose another name, or resume it")
         return _spawn(name, ["train", *map(str, data), "--run", name, *options(settings)])
 
 
 def start_resume(run: str, **settings: Any) -> Job:
-    """Start `gpt2demo resume` in the background. Raises as `start_training` does."""
+    """Start `gpt2demo resume` in the background. Raises a RunError if another training is running."""
     with _exclusively():
         return _spawn(run, ["resume", run, *options(settings)])
 
 
 def options(settings: dict[str, Any]) -> list[str]:
-    """Settings as command-line options.
+    """Return settings as command-line options.
 
     >>> options({"n_layer": 2, "seed": None, "tokenizer_option": ["vocab_size=512"]})
     ['--n-layer=2', '--tokenizer-option=vocab_size=512']
@@ -131,7 +131,7 @@ def options(settings: dict[str, Any]) -> list[str]:
 
 
 def running() -> str | None:
-    """The name of the run that is being trained or prepared, here or in a terminal, or None."""
+    """Return the name of the run that a job or a terminal is preparing or training, or None."""
     job = last()
     if job and job.alive:
         return job.run
@@ -140,18 +140,18 @@ def running() -> str | None:
 
 @contextmanager
 def _exclusively() -> Iterator[None]:
-    """Hold the jobs' lock, after making sure that nothing is running."""
+    """Hold the jobs' lock; raise a RunError if a training is running."""
     jobs_dir().mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(jobs_dir() / "lock", timeout=30):
         if job := last():
             job.wait(seconds=20)
         if name := running():
-            raise RunError(f"run {name!r} is being trained; stop it first, or wait until it is done")
+            raise RunError(f"run {name!r} is being trained; stop it first, or wait until it ends")
         yield
 
 
 def _spawn(name: str, arguments: Sequence[str]) -> Job:
-    """Start a command of ours in a session of its own, with its output in the job's log."""
+    """Start a gpt2demo command in its own session, with its output in the job's log."""
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}

@@ -1,9 +1,9 @@
-"""The training loop, as a generator of events: one loop serves the terminal, the web page and the tests.
+"""The training loop, a generator of events for the terminal, the web page and the tests.
 
     for event in train("my.txt", preset="nano", run="mine"): ...
 
-Everything random in a step (the batch, the dropout masks) is a function of (seed, step), so a resumed run continues bit for bit
-from weights, optimizer state and step, whatever the code around the loop draws from torch's generators.
+All randomness in a step (the batch, the dropout masks) is a function of (seed, step). A resumed run therefore continues bit for
+bit from weights, optimizer state and step, even if code outside the loop draws from torch's generators.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpt2demo.engines.hardware import keep_freed_memory, out_of_memory, torch_de
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import RunError, TrainingError
 from gpt2demo.generation.generate import Model
-from gpt2demo.metrics import token_losses
+from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.runs.folder import Run, State, Status, now
@@ -35,16 +35,20 @@ from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, St
 from gpt2demo.training.optimizers import freeze
 from gpt2demo.training.schedule import learning_rate, total_steps
 
-COMPILER = ("torch._dynamo", "torch._inductor")  # where the exceptions of torch.compile are from
-ADVICE = "Try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
+COMPILER = ("torch._dynamo", "torch._inductor")  # modules of torch.compile's exceptions
+ADVICE = "try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
 
 
 class Training:
-    """One training, set up from a run folder: weights, optimizer, data.
+    """A training, set up from a run folder: weights, optimizer and data.
 
     Args:
-        run: the run folder, prepared.
+        run: a prepared run folder.
         info: the content of its run.json.
+
+    Raises:
+        RunError: the run has no steps left.
+        CheckpointError: the run has checkpoints, but all are damaged.
     """
 
     def __init__(self, run: Run, info: dict[str, Any]) -> None:
@@ -58,7 +62,7 @@ class Training:
         self.dtype = training_dtype(self.config.dtype, self.device)
         self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
         self.sizes = load_sizes(run.data)
-        self._windows(run)
+        self.train_windows, self.validation_windows = self._windows("train"), self._windows("validation")
         self.total_steps = total_steps(self.config, self.train_windows.per_epoch)
         self.step = 0
         self.status: Status = "running"
@@ -69,14 +73,12 @@ class Training:
         self.optimizer = plugins.registry().part("optimizers", self.config.optimizer)(self.model, self.config)
         self._restore()
         self._forward = self._compiled()
-        self._pace = 0.0  # seconds per step, smoothed
+        self._pace = 0.0  # seconds per step, exponential moving average
         if 0 < self.total_steps <= self.step:
-            raise RunError(f"run {run.name!r}: has done all its {self.step} steps; give a larger --steps to go on")
+            raise RunError(f"run {run.name!r}: has done all its {self.step} steps; pass a larger --steps to continue")
 
-    def _windows(self, run: Run) -> None:
-        length, seed = self.model_config.n_positions, self.config.seed
-        self.train_windows = Windows(load_ids(run.data, "train"), length, seed)
-        self.validation_windows = Windows(load_ids(run.data, "validation"), length, seed, "validation")
+    def _windows(self, split: str) -> Windows:
+        return Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
 
     def _new_model(self) -> GPT2:
         with torch.random.fork_rng(devices=[]):
@@ -84,7 +86,7 @@ class Training:
             return GPT2(self.model_config)
 
     def _restore(self) -> None:
-        """Take up the newest checkpoint, if there is one, and forget the records of steps after it."""
+        """Load the newest checkpoint if there is one, and drop the records of later steps."""
         remove_temporaries(self.run.path)
         checkpoint.clean(self.run.checkpoints)
         if not any(self.run.checkpoints.glob("step-*")):
@@ -93,7 +95,7 @@ class Training:
         saved = checkpoint.newest(self.run.checkpoints)
         self.model.load_state_dict(weights.load_model(saved.path).state_dict())
         self.step = self._saved_step = saved.step
-        if saved.step == 0:  # weights to start from: no optimizer has seen them, and nothing has happened yet
+        if saved.step == 0:  # initial weights, without optimizer state
             self.run.drop_records_after(-1)
             return
         progress, state = weights.load_trainer(saved.path)
@@ -103,13 +105,13 @@ class Training:
         self.run.drop_records_after(self.step)
 
     def _warn_of_changes(self, progress: dict[str, Any]) -> None:
-        """Say what differs from the machine that saved, when that breaks bit-exactness."""
-        for name, value in self._surroundings().items():
-            if progress.get(name) != value:
-                warnings.warn(f"{name} was {progress.get(name)}, is {value}: the run goes on, but not bit for bit", stacklevel=2)
+        """Warn about differences to the environment of the checkpoint, which prevent a bit-exact continuation."""
+        for name, value in self._environment().items():
+            if (before := progress.get(name)) != value:
+                warnings.warn(f"{name} was {before}, is {value}: the run continues, but not bit for bit", stacklevel=2)
 
-    def _surroundings(self) -> dict[str, Any]:
-        """What a bit-exact continuation depends on besides the files."""
+    def _environment(self) -> dict[str, Any]:
+        """Return what a bit-exact continuation depends on besides the files."""
         dtype = str(self.dtype).removeprefix("torch.")
         return {
             "torch": torch.__version__,
@@ -124,13 +126,13 @@ class Training:
         return torch.compile(self.model) if wanted else self.model
 
     def state(self, status: Status, error: str | None = None) -> State:
-        """How it stands, for state.json."""
+        """Return the content of state.json."""
         return State.own(status, self.step, self.total_steps, error)
 
     # ------------------------------------------------------------------------------------------ the loop
 
     def events(self, stop: StopRequest) -> Iterator[Event]:
-        """The whole run as events; each is also recorded in the run folder and told to plugins."""
+        """Train to the end and yield the events, after recording each in the run folder and passing it to plugins."""
         for event in self._loop(stop):
             record(self.run, event)
             for complaint in plugins.registry().training_event(self.run.path, event):
@@ -139,7 +141,7 @@ class Training:
 
     def _loop(self, stop: StopRequest) -> Iterator[Event]:
         yield self._started()
-        if self.step == 0 or self.validation_loss is None:  # a run may have been cut between a step and its evaluation
+        if self.step == 0 or self.validation_loss is None:  # interrupted between a step and its evaluation
             yield from self._evaluation_if_due()
         self.status = "finished"
         while self.step < self.total_steps:
@@ -154,7 +156,7 @@ class Training:
         yield Ended(self.status, self.step)
 
     def _at_intervals(self) -> Iterator[Event]:
-        """Evaluation, sample and checkpoint, where they are due."""
+        """Yield evaluation, sample and checkpoint if they are due."""
         yield from self._evaluation_if_due()
         if self._due(self.config.save_every):
             yield self.save_now()
@@ -166,7 +168,7 @@ class Training:
                 yield self._sample()
 
     def _due(self, every: int | None) -> bool:
-        """Whether something happens after this step; by default it does ten times a run, and always at the end."""
+        """Return whether an action is due after this step: every `every` steps (by default ten times a run) and at the end."""
         every = every or self.config.eval_every or max(1, self.total_steps // 10)
         return self.step % every == 0 or self.step == self.total_steps
 
@@ -177,7 +179,11 @@ class Training:
         return Started(self.run.name, self.step, self.total_steps, parameters, tokens, self.device.type, dtype)
 
     def _step(self) -> Step:
-        """One optimizer step. When memory runs out or torch.compile cannot work here, say what would."""
+        """Do an optimizer step.
+
+        Raises:
+            TrainingError: memory ran out, or torch.compile failed; the message suggests a setting that may work.
+        """
         try:
             return self._advance()
         except (MemoryError, RuntimeError) as error:
@@ -186,7 +192,7 @@ class Training:
                 raise TrainingError(f"step {self.step + 1}: torch.compile failed ({reason}); try --compile off") from None
             if not out_of_memory(error):
                 raise
-        # Outside of the except block: the traceback would keep the step's tensors alive.
+        # Raised outside the except block, where the traceback would keep the step's tensors alive.
         count, accumulation, shape = self.config.batch_size, self.config.grad_accumulation, self.model_config
         smaller = f"--batch-size {count // 2} --grad-accumulation {accumulation * 2}" if count > 1 else "a smaller --n-positions"
         raise TrainingError(
@@ -195,7 +201,7 @@ class Training:
         )
 
     def _advance(self) -> Step:
-        """One optimizer step over `grad_accumulation` batches."""
+        """Do an optimizer step over `grad_accumulation` batches."""
         started = time.perf_counter()
         rate = learning_rate(self.step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
@@ -212,17 +218,17 @@ class Training:
         return self._timed(loss, rate, grad_norm, time.perf_counter() - started)
 
     def _backward(self, number: int) -> float:
-        """Loss and gradients of one batch of the present step; its share of the mean loss."""
+        """Add the gradients of a batch of the current step; return its share of the mean loss."""
         count = self.config.batch_size
         first = (self.step * self.config.grad_accumulation + number) * count
         windows = torch.from_numpy(self.train_windows.batch(first, count)).to(self.device)  # (B, T + 1)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss = token_losses(self._forward, windows).mean() / self.config.grad_accumulation
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        loss.backward()  # type: ignore[no-untyped-call]  # not annotated in torch
         return float(loss.detach())
 
     def _clip(self) -> float:
-        """Scale the gradients down to the largest norm allowed; give the norm they had."""
+        """Clip the gradients' norm; return the norm before clipping."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         if self.config.grad_clip:
@@ -230,10 +236,10 @@ class Training:
         return float(norm)
 
     def _check_finite(self, loss: float, grad_norm: float, rate: float) -> None:
-        """Stop before an update that would spoil the weights."""
+        """Raise a TrainingError before an update that would make the weights NaN or infinite."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            numbers = f"loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}"
-            raise TrainingError(f"step {self.step + 1}: {numbers}; the weights were not changed. {ADVICE}")
+            values = f"loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}"
+            raise TrainingError(f"step {self.step + 1}: {values}; the weights were not changed; {ADVICE}")
 
     def _timed(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
         per_step = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
@@ -245,37 +251,37 @@ class Training:
 
     @torch.inference_mode()
     def _evaluate(self) -> Evaluation:
-        """Mean losses without dropout, over the same windows every time."""
+        """Return mean losses without dropout, over the same windows each time."""
         self.model.eval()
         train, validation = (self._mean_loss(windows) for windows in (self.train_windows, self.validation_windows))
         self.model.train()
         if not math.isfinite(train + validation):
-            raise TrainingError(f"step {self.step}: validation loss {validation}; no checkpoint was written. {ADVICE}")
+            raise TrainingError(f"step {self.step}: validation loss {validation}; no checkpoint was written; {ADVICE}")
         self.validation_loss = validation
         size = self.sizes["validation"]
-        bits = validation / math.log(2) * size.tokens / size.bytes
-        return Evaluation(self.step, train, validation, math.exp(min(validation, 700.0)), bits)
+        bits = bits_per_byte(validation, size.tokens, size.bytes)
+        return Evaluation(self.step, train, validation, perplexity(validation), bits)
 
     def _mean_loss(self, windows: Windows) -> float:
-        chosen = torch.from_numpy(windows.even(self.config.eval_batches * self.config.batch_size)).to(self.device)
+        chosen = torch.from_numpy(windows.evenly_spaced(self.config.eval_batches * self.config.batch_size)).to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             losses = [token_losses(self.model, batch) for batch in torch.split(chosen, self.config.batch_size)]
         return float(torch.cat(losses).double().mean())
 
     def _sample(self) -> Sample:
-        """A text from the present weights; the same seed each time, so that samples can be compared."""
-        writer = Model(TorchEngine(self.model), self.tokenizer, self.run.name, self.run.path)
+        """Sample a text, with the same seed each time so that samples are comparable."""
+        model = Model(TorchEngine(self.model), self.tokenizer, self.run.name, self.run.path)
         config = GenerateConfig(max_new_tokens=self.config.sample_tokens, seed=self.config.seed)
-        return Sample(self.step, "", "".join(writer.generate("", config)))
+        return Sample(self.step, "", "".join(model.generate("", config)))
 
     def save_if_new(self) -> None:
-        """Write a checkpoint unless the newest one is of this step."""
+        """Write a checkpoint unless this step has one."""
         if self.step != self._saved_step:
             self.save_now()
 
     def save_now(self) -> Saved:
-        """Write a checkpoint, then remove old ones."""
-        progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._surroundings()}
+        """Write a checkpoint, then prune old ones."""
+        progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._environment()}
         saved = weights.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
         self._saved_step = self.step
         self.run.write_state(self.state("running"))

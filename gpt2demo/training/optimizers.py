@@ -1,4 +1,4 @@
-"""What a step changes: the built-in optimizer, registered through the same hook as any plugin's, and what is left as it is."""
+"""The built-in optimizer, registered through the same hook as a plugin's, and layer freezing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and norms do not. Without weight decay it is Adam."""
+    """Return AdamW (Loshchilov & Hutter 2019). Matrices decay, biases and norms do not; without weight decay it is Adam."""
     import torch
 
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -28,12 +28,12 @@ def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 @hookimpl
 def gpt2demo_optimizers() -> dict[str, OptimizerFactory]:
-    """The built-in optimizers by name."""
+    """Return the built-in optimizers by name."""
     return {"adamw": adamw}
 
 
 def freeze(model: GPT2, layers: int) -> None:
-    """Take the first layers, and with them the embeddings, out of the training; nothing when `layers` is 0."""
+    """Exclude the embeddings and the first layers from training; do nothing if `layers` is 0."""
     if layers:
         for part in (model.wte, model.wpe, *model.h[:layers]):
             part.requires_grad_(False)

@@ -1,11 +1,12 @@
-"""Settings and text -> a run folder that is ready to train: documents read, tokenizer trained, ids on disk, run.json written."""
+"""Prepare a run: plan it from the settings, then read the text, train the tokenizer, and write ids and run.json."""
 
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ import torch
 from gpt2demo import plugins
 from gpt2demo.config import DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
-from gpt2demo.data.corpus import Corpus, load
+from gpt2demo.data.corpus import Corpus, load_corpus
 from gpt2demo.data.sources import title
-from gpt2demo.data.tokens import load_ids, prepare, train_tokenizer
+from gpt2demo.data.tokens import load_ids, train_tokenizer, write_splits
 from gpt2demo.data.windows import Windows
 from gpt2demo.engines.hardware import torch_device
 from gpt2demo.errors import DataError, SettingError
@@ -24,109 +25,132 @@ from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run, new_run, now
 from gpt2demo.runs.importing import Start, find_start, write_start
+from gpt2demo.runs.weights import meta_model, with_weights
 
 DEFAULT_DATASET = "tales"
-FILES = 10_000  # that run.json can name and still be read at once
+FILE_LIMIT = 10_000  # files listed in run.json, which is read on every access to the run
 
 
-def create_run(
-    places: Sequence[str],
-    preset: str,
-    name: str | None,
-    dataset: str | None,
-    tokenizer: str | None,
-    tokenizer_options: dict[str, str],
-    settings: dict[str, Any],
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided about a new run before its text is read.
+
+    Attributes:
+        preset: its name.
+        model: the shape, with the preset's vocabulary size.
+        train: training settings.
+        reading: how to read and clean the text.
+        paths: files, folders, globs and URLs; empty with a dataset.
+        dataset: an example dataset, or None with paths.
+        tokenizer, tokenizer_options: the tokenizer's name and options.
+        vocab_size: requested vocabulary size, or None for the tokenizer's.
+        start: model to start from, or None for random weights and a new tokenizer.
+    """
+
+    preset: str
+    model: ModelConfig
+    train: TrainConfig
+    reading: DataConfig
+    paths: tuple[str, ...]
+    dataset: str | None
+    tokenizer: str
+    tokenizer_options: dict[str, str]
+    vocab_size: int | None
+    start: Start | None
+
+    @property
+    def stem(self) -> str:
+        """Base of the run's name if the user chose none."""
+        text = self.dataset.partition(":")[0] if self.dataset else title(self.paths[0])
+        return f"{text}-{self.start.name if self.start else self.preset}"
+
+
+# ---------------------------------------------------------------------------------------------- planning
+
+
+def prepare_run(
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    preset: str = "nano",
+    run: str | None = None,
+    dataset: str | None = None,
+    tokenizer: str | None = None,
+    tokenizer_options: dict[str, str] | None = None,
     init_from: str | None = None,
+    **settings: Any,
 ) -> Run:
-    """Make a run folder from text and settings; see `gpt2demo.train` for the arguments.
+    """Create a run folder that is ready to train. See `gpt2demo.train` for the arguments.
 
     Raises:
-        UserError: something cannot be used. Nothing is left behind.
+        UserError: a setting, the data or the name is invalid. Nothing is left behind.
     """
+    paths = [data] if isinstance(data, str | Path) else data
     base = find_preset(preset)
     start = find_start(init_from) if init_from is not None else None
+    options = tokenizer_options or {}
     if start:
-        wanted = tokenizer or ", ".join(f"option {key}={value}" for key, value in tokenizer_options.items())
-        base = starting_from(start, base, wanted, settings)
-    reading = DataConfig.create(**{name: settings.pop(name) for name in [*settings] if name in DataConfig.model_fields})
-    model, train = configs(base, settings)
+        check_tokenizer(start, tokenizer, options)
+        base = starting_from(start, base, settings)
+    reading = {name: value for name, value in settings.items() if name in DataConfig.model_fields}
+    model, train = configs(base, {name: value for name, value in settings.items() if name not in reading})
     check_training(model, train)
-    if places and dataset:
-        raise SettingError(f"--dataset {dataset}: give either text files or an example dataset")
-    dataset = dataset or (None if places else DEFAULT_DATASET)
-    corpus = load(places, dataset, reading)
-    if len(corpus.sources) > FILES:
-        make_one = f"make one of them: `gpt2demo data {places[0]} --output all.jsonl`"
-        raise DataError(f"{places[0]}: {len(corpus.sources):,} files are more than a run keeps account of; {make_one}")
-    stem = dataset.partition(":")[0] if dataset else title(places[0])
-    run = new_run(name, f"{stem}-{start.name if start else preset}")
-    try:
-        kind = tokenizer or base.tokenizer
-        options = dict(base.tokenizer_options if kind == base.tokenizer else {}) | tokenizer_options
-        asked = model.vocab_size if start or settings.get("vocab_size") is not None else None
-        trained = start.tokenizer if start else make_tokenizer(kind, corpus.documents, options, asked)
-        model = with_vocabulary(model, trained, asked)
-        _fill(run, corpus.documents, trained, kind, model, train)
-        if start:
-            write_start(run, reshaped(start.model, model))
-        info = _info(preset, model, train, kind, options, dataset) | _text(corpus, reading)
-        run.write_info({**info, "init_from": start and start.origin})
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    return run
+    name = tokenizer or base.tokenizer
+    plan = Plan(
+        preset=preset,
+        model=model,
+        train=train,
+        reading=DataConfig.create(**reading),
+        paths=tuple(map(str, paths)),
+        dataset=choose_dataset(paths, dataset),
+        tokenizer=name,
+        tokenizer_options={**(base.tokenizer_options if name == base.tokenizer else {}), **options},
+        vocab_size=model.vocab_size if start or settings.get("vocab_size") is not None else None,
+        start=start,
+    )
+    return create_run(plan, run)
 
 
-def starting_from(start: Start, base: Preset, tokenizer: str, settings: dict[str, Any]) -> Preset:
-    """A preset with a model's shape and tokenizer in place of its own.
+def choose_dataset(paths: Sequence[str | Path], dataset: str | None) -> str | None:
+    """Return the dataset to use: the requested one, or the default if there are no files.
 
     Raises:
-        SettingError: the settings ask for another tokenizer, another shape or a longer context.
+        SettingError: there are both files and a dataset.
     """
-    if tokenizer:
-        raise SettingError(f"tokenizer {tokenizer}: the model {start.name!r} has its own, {start.kind!r}; leave it out")
+    if paths and dataset:
+        raise SettingError(f"--dataset {dataset}: pass either text files or an example dataset")
+    return dataset or (None if paths else DEFAULT_DATASET)
+
+
+def check_tokenizer(start: Start, tokenizer: str | None, options: dict[str, str]) -> None:
+    """Raise a SettingError if a tokenizer or an option of one is requested: the model to start from has its own."""
+    if requested := tokenizer or ", ".join(f"option {key}={value}" for key, value in options.items()):
+        raise SettingError(f"tokenizer {requested}: the model {start.name!r} has its own, {start.tokenizer_name!r}; omit it")
+
+
+def starting_from(start: Start, base: Preset, settings: dict[str, Any]) -> Preset:
+    """Return a preset with a model's shape and tokenizer in place of its own.
+
+    Raises:
+        SettingError: the settings request another shape or a longer context.
+    """
     shape = start.model.config
     for name in ("vocab_size", "n_embd", "n_head", "n_layer", "initializer_range"):
         if settings.get(name) is not None and str(settings[name]) != str(getattr(shape, name)):
             own = f"{name}={getattr(shape, name)}"
-            raise SettingError(f"{name}={settings[name]}: the model {start.name!r} to start from has {own}; leave it out")
-    asked = shape.with_changes(n_positions=settings.get("n_positions") or shape.n_positions).n_positions
-    if asked > shape.n_positions:
+            raise SettingError(f"{name}={settings[name]}: the model {start.name!r} to start from has {own}; omit it")
+    requested = shape.with_changes(n_positions=settings.get("n_positions") or shape.n_positions).n_positions
+    if requested > shape.n_positions:
         raise SettingError(
-            f"n_positions={asked}: the model {start.name!r} to start from has {shape.n_positions}; give at most that"
+            f"n_positions={requested}: the model {start.name!r} to start from has {shape.n_positions}; use at most that"
         )
-    return base.model_copy(update={"model": shape, "tokenizer": start.kind, "tokenizer_options": {}})
-
-
-def reshaped(model: GPT2, config: ModelConfig) -> GPT2:
-    """The same weights in a model with another dropout or a shorter context: the positions behind it are cut off."""
-    with torch.device("meta"):
-        result = GPT2(config)
-    weights = model.state_dict()
-    weights["wpe.weight"] = weights["wpe.weight"][: config.n_positions].clone()
-    result.load_state_dict(weights, assign=True)
-    return result
-
-
-def check_training(model: ModelConfig, train: TrainConfig) -> None:
-    """Make sure that a training of this kind can begin here.
-
-    Raises:
-        SettingError: more layers are to be frozen than there are, or this machine has no such device.
-        PluginError: there is no such optimizer.
-    """
-    torch_device(train.device)
-    plugins.registry().part("optimizers", train.optimizer)
-    if train.freeze_layers > model.n_layer:
-        raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; give at most that")
+    return base.model_copy(update={"model": shape, "tokenizer": start.tokenizer_name, "tokenizer_options": {}})
 
 
 def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
-    """A preset with some settings changed; giving steps takes the preset's epochs away, and the other way round.
+    """Return a preset's configs with some settings changed. `steps` replaces the preset's `epochs`, and vice versa.
 
     Raises:
-        SettingError: there is no such setting, or its value cannot be.
+        SettingError: a setting is unknown or has an invalid value.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     if unknown := settings.keys() - ModelConfig.model_fields.keys() - TrainConfig.model_fields.keys():
@@ -138,66 +162,129 @@ def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainC
     return model, base.train.with_changes(**train)
 
 
-def make_tokenizer(name: str, documents: Sequence[str], options: dict[str, str], vocab_size: int | None) -> Tokenizer:
-    """A tokenizer trained on documents.
+def check_training(model: ModelConfig, train: TrainConfig) -> None:
+    """Check what the configs cannot check alone.
 
     Raises:
-        SettingError: an option is unknown or has a value it cannot have.
+        SettingError: more layers are frozen than the model has, or the device is not available.
+        PluginError: the optimizer does not exist.
     """
-    known = plugins.tokenizer_options(name)
-    if vocab_size is not None and "vocab_size" in known.model_fields:
-        options = {**options, "vocab_size": str(vocab_size)}
-    return train_tokenizer(name, documents, options)
+    torch_device(train.device)
+    plugins.registry().part("optimizers", train.optimizer)
+    if train.freeze_layers > model.n_layer:
+        raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; use at most that")
 
 
-def with_vocabulary(model: ModelConfig, tokenizer: Tokenizer, asked: int | None) -> ModelConfig:
-    """The model's shape with the tokenizer's vocabulary, or a larger one that somebody asked for.
+# ---------------------------------------------------------------------------------------------- carrying out
+
+
+def create_run(plan: Plan, name: str | None) -> Run:
+    """Create the run folder of a plan.
+
+    Args:
+        plan: the run.
+        name: the run's name, or None to derive an unused one from the plan.
 
     Raises:
-        SettingError: the tokenizer needs more.
+        UserError: the text or the name is invalid. Nothing is left behind.
     """
-    if asked is not None and asked < tokenizer.vocab_size:
-        raise SettingError(f"vocab_size={asked}: the tokenizer has {tokenizer.vocab_size} different tokens; give at least that")
-    return model.with_changes(vocab_size=asked or tokenizer.vocab_size)
+    corpus = read_corpus(plan)
+    run = new_run(name, plan.stem)
+    with run.deleted_on(BaseException):
+        tokenizer = plan.start.tokenizer if plan.start else make_tokenizer(plan, corpus.documents)
+        model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
+        checkpoint.save_tokenizer(tokenizer, plan.tokenizer, run.tokenizer)
+        write_ids(run, corpus.documents, tokenizer, model, plan.train)
+        if plan.start:
+            write_start(run, reshaped(plan.start.model, model))
+        run.write_info(_info(plan, model) | _text(corpus, plan.reading))
+    return run
 
 
-def _fill(run: Run, documents: Sequence[str], tokenizer: Tokenizer, name: str, model: ModelConfig, train: TrainConfig) -> None:
-    """Write tokenizer and ids; make sure that both splits are long enough."""
-    checkpoint.save_tokenizer(tokenizer, name, run.tokenizer)
+def read_corpus(plan: Plan) -> Corpus:
+    """Read and clean the text.
+
+    Raises:
+        DataError: the text is invalid, or has more files than run.json may list.
+    """
+    corpus = load_corpus(plan.paths, plan.dataset, plan.reading)
+    if len(corpus.sources) > FILE_LIMIT:
+        advice = f"combine them: `gpt2demo data {plan.paths[0]} --output all.jsonl`"
+        raise DataError(f"{plan.paths[0]}: {len(corpus.sources):,} files, more than {FILE_LIMIT:,}; {advice}")
+    return corpus
+
+
+def make_tokenizer(plan: Plan, documents: Sequence[str]) -> Tokenizer:
+    """Train a tokenizer on documents.
+
+    Raises:
+        SettingError: an option is unknown or has an invalid value.
+    """
+    options = plan.tokenizer_options
+    if plan.vocab_size is not None and "vocab_size" in plugins.tokenizer_options(plan.tokenizer).model_fields:
+        options = {**options, "vocab_size": str(plan.vocab_size)}
+    return train_tokenizer(plan.tokenizer, documents, options)
+
+
+def vocabulary(plan: Plan, tokenizer: Tokenizer) -> int:
+    """Return the model's vocabulary size: the tokenizer's, or a larger requested one.
+
+    Raises:
+        SettingError: the requested size is smaller than the tokenizer's.
+    """
+    if plan.vocab_size is not None and plan.vocab_size < tokenizer.vocab_size:
+        raise SettingError(
+            f"vocab_size={plan.vocab_size}: the tokenizer has {tokenizer.vocab_size} different tokens; use at least that"
+        )
+    return plan.vocab_size or tokenizer.vocab_size
+
+
+def write_ids(run: Run, documents: Sequence[str], tokenizer: Tokenizer, model: ModelConfig, train: TrainConfig) -> None:
+    """Write the ids of both splits.
+
+    Raises:
+        DataError: a split is shorter than the context.
+    """
     run.data.mkdir()
-    prepare(documents, tokenizer, run.data, train.validation_fraction)
+    write_splits(documents, tokenizer, run.data, train.validation_fraction)
     for split in ("train", "validation"):
         Windows(load_ids(run.data, split), model.n_positions, train.seed, split)
 
 
-def _info(
-    preset: str,
-    model: ModelConfig,
-    train: TrainConfig,
-    tokenizer: str,
-    options: dict[str, str],
-    dataset: str | None,
-) -> dict[str, Any]:
-    """The content of run.json but for the text."""
-    owner = plugins.registry().owner("tokenizers", tokenizer)
+def reshaped(model: GPT2, config: ModelConfig) -> GPT2:
+    """Return a model with the same weights and another dropout or a shorter context."""
+    weights = model.state_dict()
+    weights["wpe.weight"] = weights["wpe.weight"][: config.n_positions].clone()
+    return with_weights(meta_model(config), weights, "the model to start from")
+
+
+def _info(plan: Plan, model: ModelConfig) -> dict[str, Any]:
+    """Return the content of run.json, without the text."""
+    owner = plugins.registry().owner("tokenizers", plan.tokenizer)
     return {
         "created": now(),
-        "preset": preset,
+        "preset": plan.preset,
         "model": model.model_dump(),
-        "train": train.model_dump(),
+        "train": plan.train.model_dump(),
         "parameters": model.n_parameters,
-        "tokenizer": {"name": tokenizer, "options": options, "distribution": owner.distribution, "version": owner.version},
-        "dataset": dataset,
-        "seed": train.seed,
-        "threads": train.threads or torch.get_num_threads(),
+        "tokenizer": {
+            "name": plan.tokenizer,
+            "options": plan.tokenizer_options,
+            "distribution": owner.distribution,
+            "version": owner.version,
+        },
+        "dataset": plan.dataset,
+        "seed": plan.train.seed,
+        "threads": plan.train.threads or torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("gpt2demo", "torch", "numpy")},
         },
+        "init_from": plan.start.origin if plan.start else None,
     }
 
 
 def _text(corpus: Corpus, reading: DataConfig) -> dict[str, Any]:
-    """What run.json says of the text: its files, and how they were read and cleaned."""
+    """Return the text's part of run.json: its files, and how they were read and cleaned."""
     facts = corpus.as_dict()
     return {"data": facts.pop("sources"), "cleaning": {**reading.model_dump(exclude={"sha256"}), **facts}}

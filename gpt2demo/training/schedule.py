@@ -1,4 +1,4 @@
-"""How long a training is and how fast it learns at each step."""
+"""The number of optimizer steps, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpt2demo.config import TrainConfig
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """The rate of step number `step` (from 0): a linear warm-up, then a cosine to the minimum, or constant."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then constant or a cosine decay to the minimum."""
     warmup = min(config.warmup_steps, total // 5)
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
@@ -20,7 +20,7 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 
 def total_steps(config: TrainConfig, windows_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
+    """Return the number of optimizer steps of the whole run."""
     if config.steps is not None:
         return config.steps
     return max(1, math.ceil((config.epochs or 1) * windows_per_epoch / (config.batch_size * config.grad_accumulation)))

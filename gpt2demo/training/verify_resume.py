@@ -1,4 +1,4 @@
-"""Cuts a training, resumes it, and compares it with one that was not cut: `gpt2demo train --verify-resume`."""
+"""Check that an interrupted and resumed training equals an uninterrupted one: `gpt2demo train --verify-resume`."""
 
 from __future__ import annotations
 
@@ -24,43 +24,46 @@ FILES = ("model.safetensors", "trainer.safetensors")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What must be the same: every step's loss and gradient norm, and the checksums of weights and optimizer state."""
+    """Result of a training: step, loss and gradient norm of every step, and the checksums of weights and optimizer state."""
 
     losses: list[tuple[int, float, float]]
     checksums: list[str]
 
 
 def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) -> None:
-    """Train copies of a prepared run for a few steps: one straight, one cut at a step that the seed chooses and resumed.
+    """Train two copies of a prepared run for a few steps, one of them interrupted and resumed, and compare them.
+
+    The seed determines the step of the interruption. The run itself is not changed.
 
     Args:
-        run: prepared, not trained yet; it is not changed.
+        run: prepared, not trained yet.
         report: called with the result in one line.
-        steps: how many.
+        steps: number of steps.
 
     Raises:
-        TrainingError: the two differ; says where first.
+        TrainingError: the copies differ; the message names the first difference.
     """
     seed = TrainConfig.create(**run.info()["train"]).seed
     cut = int(np.random.default_rng(seed).integers(1, steps))
+    different = f"resume is not exact: interrupted after step {cut}"
     with TemporaryDirectory(prefix=".tmp-verify-", dir=run.path.parent) as folder:
-        straight = _train_copy(run, Path(folder) / "straight", [steps])
+        uninterrupted = _train_copy(run, Path(folder) / "uninterrupted", [steps])
         resumed = _train_copy(run, Path(folder) / "resumed", [cut, steps])
-    for left, right in zip(straight.losses, resumed.losses, strict=False):
+    for left, right in zip(uninterrupted.losses, resumed.losses, strict=False):
         if left != right:
-            raise TrainingError(f"resume is not exact: cut after step {cut}, step {left[0]} differs: {left[1:]} and {right[1:]}")
-    if straight != resumed:
-        raise TrainingError(f"resume is not exact: cut after step {cut}, the weights or the optimizer's state differ at the end")
-    report(f"resume is exact: cut after step {cut} of {steps}, all losses, weights and optimizer state are the same to the bit")
+            raise TrainingError(f"{different}, step {left[0]} differs: {left[1:]} and {right[1:]}")
+    if uninterrupted != resumed:
+        raise TrainingError(f"{different}, the final weights or optimizer states differ")
+    report(f"resume is exact: interrupted after step {cut} of {steps}, losses, weights and optimizer state are identical")
 
 
 def _train_copy(run: Run, folder: Path, stops: list[int]) -> Outcome:
-    """Train a copy of a run from stop to stop, each time from what lies on the disk."""
+    """Train a copy of a run up to each of the steps, every time from the files on disk."""
     copy = Run(Path(shutil.copytree(run.path, folder)))
     losses = []
     for last in stops:
         done = 0
-        for event in train_run(copy, lambda: "stopped" if done >= last else None):  # noqa: B023  # used within this pass alone
+        for event in train_run(copy, lambda: "stopped" if done >= last else None):  # noqa: B023  # called only in this iteration
             if isinstance(event, Step):
                 done = event.step
                 losses.append((event.step, event.loss, event.grad_norm))

@@ -25,6 +25,7 @@ from gpt2demo.errors import ExportError, TokenizerError
 from gpt2demo.export.onnx.continuations import compare_greedy, compare_sampled
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
+from gpt2demo.runs.folder import Run
 
 LIMIT = 1e-3
 """Largest difference of a logit in float32. Where the two best logits are closer than this, either may win."""

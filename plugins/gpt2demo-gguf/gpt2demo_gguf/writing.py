@@ -46,10 +46,10 @@ def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[s
         ExportError: what is read back differs from the checkpoint by more than `ROUNDING` and `LIMITS` allow.
     """
     model, (tokenizer, _) = load_model(checkpoint), load_tokenizer(checkpoint / "tokenizer")
-    block, run = gguf.GGML_QUANT_SIZES[KINDS[dtype]][0], Run(checkpoint.parent.parent)
+    block, run = gguf.GGML_QUANT_SIZES[KINDS[dtype]][0], Run.of_checkpoint(checkpoint)
     if model.config.n_embd % block:
         raise SettingError(f"dtype={dtype!r}: n_embd={model.config.n_embd} is not a multiple of {block}; use fp16")
-    file = folder / f"{run.name if run.exists else checkpoint.name}.gguf"
+    file = folder / f"{run.name if run else checkpoint.name}.gguf"
     require_space(folder, 4 * model.config.n_parameters)
     report(f"writing {file.name} ({model.config.n_parameters:,} parameters, {dtype})")
     if not write(file, model, tokenizer, dtype):
