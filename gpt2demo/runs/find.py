@@ -38,7 +38,7 @@ def find_run(name: str) -> Run:
     for path in _candidates(name, runs_dir()):
         if Run(path).exists:
             return Run(path)
-    raise RunError(f"run {name[:NAME_LIMIT]!r}: not found; {_existing_runs()}")
+    raise RunError(f"unknown run {name[:NAME_LIMIT]!r}; {_existing_runs()}")
 
 
 def find_model(name: str | None, is_other: Callable[[Path], bool]) -> Run | Path:

@@ -154,7 +154,7 @@ def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainC
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     if unknown := settings.keys() - ModelConfig.model_fields.keys() - TrainConfig.model_fields.keys():
-        raise SettingError(f"{sorted(unknown)[0]}: there is no such setting")
+        raise SettingError(f"{sorted(unknown)[0]}: unknown setting")
     model = base.model.with_changes(**{k: v for k, v in settings.items() if k in ModelConfig.model_fields})
     train = {k: v for k, v in settings.items() if k in TrainConfig.model_fields}
     if "steps" in train or "epochs" in train:

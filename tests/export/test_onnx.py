@@ -44,7 +44,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def source(tmp_path_factory) -> Path:
     """The checkpoint that is exported; its run has validation text."""
     path = save_checkpoint(tmp_path_factory.mktemp("runs") / "tiny")
-    data = path.parent.parent / "data"
+    run = path.parent.parent
+    (run / "run.json").write_text("{}")
+    data = run / "data"
     data.mkdir()
     np.save(data / "validation.npy", np.random.default_rng(0).integers(0, 256, 500).astype(np.uint16))
     return path
@@ -415,14 +417,12 @@ def test_names_lead_to_folders(source, exported, tmp_path, monkeypatch):
 
     monkeypatch.setattr(plugins.registry(), "part", lambda kind, name: Empty)
     monkeypatch.setenv("GPT2DEMO_EXPORTS_DIR", str(tmp_path))
-    (source.parent.parent / "run.json").write_text("{}")
     lines: list[str] = []
     assert export_model(source.parent.parent, report=lines.append) == tmp_path / "tiny"
     assert export_model(source, report=lines.append) == tmp_path / "tiny-step-00000001"
     assert export_model(source, "gguf", report=lines.append) == tmp_path / "tiny-step-00000001-gguf"
     folder = export_model(source, "gguf", report=lines.append)  # again: an export may be replaced
     assert lines == [*[source.name] * 4, f"replacing the export that is in {folder}"]
-    (source.parent.parent / "run.json").unlink()
     with pytest.raises(RunError, match="is an export already"):
         export_model(exported)
 
@@ -430,7 +430,7 @@ def test_names_lead_to_folders(source, exported, tmp_path, monkeypatch):
 def test_a_model_too_large_for_one_file_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "FILE_LIMIT", 1000)
     with pytest.raises(ExportError, match="more than one ONNX file can hold"):
-        exporter.write_model(BYTES, exporter.stored_weights(GPT2(BYTES), "fp32"), tmp_path / "model.onnx", "fp32")
+        exporter.write_model(BYTES, exporter.convert_weights(GPT2(BYTES), "fp32"), tmp_path / "model.onnx", "fp32")
 
 
 # ---------------------------------------------------------------------------------------------- finding and starting it

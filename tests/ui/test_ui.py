@@ -230,7 +230,7 @@ def test_the_size_does_not_guess_a_vocabulary(preset: str, tokenizer: str, words
     ("train-steps", "many", "steps='many'"),
     ("train-learning_rate", float("nan"), "learning_rate='nan'"),
     ("train-n_layer", 2.7, "n_layer='2.7'"),
-    ("train-optimizer", "foo", "optimizer 'foo': there is none"),
+    ("train-optimizer", "foo", "unknown optimizer 'foo'"),
     ("dataset-tales-stories", 0, "dataset 'tales': stories='0'"),
 ])  # fmt: skip
 def test_a_setting_that_cannot_be_is_refused_before_anything_starts(form: Any, control: str, value: Any, message: str) -> None:
@@ -272,7 +272,7 @@ def test_a_run_is_read_bit_by_bit_and_anew_when_somebody_resumes_it() -> None:
     assert watch.read() == (False, False)
     run.append(run.samples, {"step": 2, "text": "once"})
     assert watch.read() == (False, True)
-    run.forget_after(1)
+    run.drop_records_after(1)
     run.write_state(State("interrupted", 1, 1.0, 1, 9))
     assert watch.read() == (True, True)
     assert (watch.curve.points, watch.validation, list(watch.samples)) == ([(1, 2.0)], [], [])
