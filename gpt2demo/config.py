@@ -145,7 +145,7 @@ class GenerateConfig(Config):
 
     max_new_tokens: int = Field(200, ge=0, le=10_000_000, description="maximum number of tokens to generate")
     seed: int | None = Field(None, ge=0, lt=2**63, description="random seed; the same seed gives the same text (default: random)")
-    samplers: tuple[str, ...] = Field((), description="sampler chain; each is NAME, NAME:key=value,… or @CHAIN")
+    samplers: tuple[str, ...] = Field((), description="samplers in order, each NAME, NAME:key=value,… or @CHAIN")
     temperature: float | None = Field(None, ge=0, le=1e6, description="shorthand for the temperature sampler; 0 is greedy")
     top_k: int | None = Field(None, ge=1, description="shorthand for the top-k sampler: number of most likely tokens to keep")
     top_p: float | None = Field(None, gt=0, le=1, description="shorthand for the top-p sampler: probability mass to keep")
@@ -187,7 +187,7 @@ CHAINS = {
     "careful": ("temperature:value=0.5", "top-p:p=0.9"),
     "wild": ("min-p:threshold=0.05", "temperature:value=1.3"),
 }
-"""Named chains: `@careful` in place of a sampler. A model may have more, see `gpt2demo.sampling.saved`."""
+"""Named chains: `@careful` in place of a sampler. A model may have more, see `gpt2demo.sampling.chains`."""
 
 
 def expand_chains(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

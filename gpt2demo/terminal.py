@@ -16,6 +16,11 @@ def print_message(text: str) -> None:
     console.print(text, markup=False)
 
 
+def print_warning(text: str) -> None:
+    """Print a warning on stderr."""
+    print_message(f"gpt2demo: warning: {text}")
+
+
 def one_line(text: str) -> str:
     """Return a text with every run of whitespace replaced by a space."""
     return " ".join(text.split())

@@ -1,6 +1,6 @@
-"""The command line. Thin: each command reads options, calls one room of the house, and prints.
+"""The commands: each reads its options, calls the package and prints the result.
 
-Results go to stdout, messages to stderr. Heavy rooms are imported inside the commands, so that `--help` is quick.
+Results go to stdout, messages to stderr. Slow imports are inside the commands, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -19,27 +19,31 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gpt2demo import __version__
+from gpt2demo.cli.arguments import (
+    TEXT,
+    DatasetOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    ModelArgument,
+    PresetOption,
+    RunArgument,
+    TextArgument,
+    TokenizerOption,
+    TokenizerOptions,
+)
 from gpt2demo.cli.chat import chat as chat_in_terminal
 from gpt2demo.cli.display import show_progress, show_training
 from gpt2demo.cli.failures import exit_code
 from gpt2demo.cli.options import AnywhereGroup, with_settings
 from gpt2demo.cli.printing import print_list
 from gpt2demo.cli.signals import Signals, catch_signals
-from gpt2demo.config import (
-    PRESETS,
-    BenchConfig,
-    DataConfig,
-    DeviceName,
-    EngineName,
-    GenerateConfig,
-    ModelConfig,
-    TrainConfig,
-)
-from gpt2demo.errors import Error, SettingError
+from gpt2demo.config import BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.errors import SettingError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import exit_on_signal, one_line, print_message
+from gpt2demo.terminal import exit_on_signal, one_line, print_message, print_warning
 
 if TYPE_CHECKING:
     from gpt2demo.events import Event
@@ -47,39 +51,28 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name=PROJECT,
     cls=AnywhereGroup,
-    help="Train a small GPT-2 on your own text, look inside, talk to it, extend it and ship it.",
-    epilog="Without a command it opens the web page.",
+    help="Train a small GPT-2 on your own text, chat with it, extend it with plugins and export it.",
+    epilog="Without a command, the web page opens.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-ModelArgument = Annotated[
-    str | None, typer.Argument(help="a run's name, the path of a run, checkpoint or export; default: the newest run")
-]
-RunArgument = Annotated[str, typer.Argument(help="a run's name or path")]
-EngineOption = Annotated[EngineName, typer.Option(help="what computes; onnx needs an export")]
-DeviceOption = Annotated[DeviceName, typer.Option(help="where to compute")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value and nothing else")]
-TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl, .parquet, the first three also as .gz"
-TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]
-TokenizerOption = Annotated[str | None, typer.Option(help="a tokenizer by name; default: the preset's")]
-TokenizerOptions = Annotated[list[str] | None, typer.Option("--tokenizer-option", metavar="KEY=VALUE", help="may be repeated")]
-PresetOption = Annotated[str, typer.Option(help=f"defaults for everything else: {', '.join(PRESETS)}")]
-CHAT = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
-DatasetOption = Annotated[str | None, typer.Option(help="an example dataset instead of files, NAME or NAME:key=value,…")]
+CHAT_SETTINGS = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
 
 
 @app.callback(invoke_without_command=True)
 def program(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
-    runs_dir: Annotated[Path | None, typer.Option(help=f"where runs live [env: {RUNS_DIR}; default: ./runs]")] = None,
-    exports_dir: Annotated[Path | None, typer.Option(help=f"where exports land [env: {EXPORTS_DIR}; default: ./exports]")] = None,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=f"use built-in parts alone [env: {NO_PLUGINS}]")] = False,
+    runs_dir: Annotated[Path | None, typer.Option(help=f"folder of the runs [env: {RUNS_DIR}; default: ./runs]")] = None,
+    exports_dir: Annotated[
+        Path | None, typer.Option(help=f"folder of the exports [env: {EXPORTS_DIR}; default: ./exports]")
+    ] = None,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=f"use built-in parts only [env: {NO_PLUGINS}]")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> None:
-    """What holds for every command. Child processes inherit it through the environment."""
+    """Apply the options of all commands. Child processes inherit them through environment variables."""
     if version:
         print(f"{PROJECT} {__version__}")
         raise typer.Exit
@@ -94,12 +87,12 @@ def program(
 
 @app.command()
 def ui(
-    host: Annotated[str, typer.Option(help="address to listen on; anything but this machine needs --auth")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 7860,
+    host: Annotated[str, typer.Option(help="address to listen on; --auth is required unless it is local")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 selects a free one")] = 7860,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="do not open the browser")] = False,
-    auth: Annotated[str | None, typer.Option(metavar="USER:PASSWORD", help="ask for a login")] = None,
+    auth: Annotated[str | None, typer.Option(metavar="USER:PASSWORD", help="require a login")] = None,
 ) -> None:
-    """Open the web page: train, chat, look inside, export."""
+    """Open the web page to train, chat and export."""
     from gpt2demo.ui import launch
 
     launch(host=host, port=port, browser=not no_browser, auth=auth)
@@ -183,7 +176,7 @@ def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings whose options were given."""
+    """Return the settings whose options were passed."""
     return {name: value for name, value in settings.items() if value not in (None, [])}
 
 
@@ -195,15 +188,15 @@ def _pair(option: str) -> tuple[str, str]:
 
 
 @app.command()
-@with_settings(GenerateConfig, only=CHAT)
+@with_settings(GenerateConfig, only=CHAT_SETTINGS)
 def chat(
     model: ModelArgument = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
-    no_stop: Annotated[bool, typer.Option("--no-stop", help="go on past the end of the line, to the length")] = False,
+    no_stop: Annotated[bool, typer.Option("--no-stop", help="do not stop at the end of a line")] = False,
     **settings: Any,
 ) -> None:
-    """Talk to a model in the terminal, until `quit`. An answer ends with the line, or at --stop or the length."""
+    """Chat with a model in the terminal until `quit`. An answer ends at a line break, at --stop or at the maximum length."""
     from gpt2demo.generation.load import load
 
     if not settings["stop"] and not no_stop:
@@ -216,27 +209,27 @@ def chat(
 @with_settings(GenerateConfig)
 def generate(
     model: ModelArgument = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="the text to continue; may be repeated")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="text to continue; may be repeated")] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
-    save_chain: Annotated[str | None, typer.Option(metavar="NAME", help="keep the samplers as @NAME with the model")] = None,
+    save_chain: Annotated[str | None, typer.Option(metavar="NAME", help="save the samplers with the model as @NAME")] = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Continue prompts, each as often as --samples says. With the same seed, a text is the same alone and among others."""
+    """Continue prompts, with --samples texts each. With the same seed, a text is the same alone and in a batch."""
     from gpt2demo.cli.printing import print_texts
     from gpt2demo.generation.load import load
-    from gpt2demo.sampling.saved import keep_chain
+    from gpt2demo.sampling import chains
 
     config = _generate_config(settings)
     loaded = load(model, engine=engine, device=device)
     if save_chain:
-        keep_chain(loaded.path, save_chain, config)
+        chains.save_chain(loaded.path, save_chain, config)
     print_texts(loaded, prompt or [""], config, as_json=as_json)
 
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
-    r"""Options -> settings; stop texts and stop tokens may be written with \\n and \\t."""
+    r"""Return the settings for the options; \\n and \\t in stop texts and stop tokens are unescaped."""
     given = _given(settings)
     for name in given.keys() & {"stop", "stop_tokens"}:
         given[name] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given[name]]
@@ -253,7 +246,7 @@ def evaluate(
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Measure how well a model predicts a text, or its run's validation split."""
+    """Measure how well a model predicts a text. The default is its run's validation split."""
     from gpt2demo.evaluation.score import evaluate
     from gpt2demo.generation.load import load
 
@@ -298,10 +291,10 @@ def export(
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="a Hugging Face GPT-2 folder, or a hub name where there is a network")],
-    run: Annotated[str | None, typer.Option(help="the run's name; default: made from the source's")] = None,
+    source: Annotated[str, typer.Argument(help="Hugging Face GPT-2 folder, or a hub name (needs a network)")],
+    run: Annotated[str | None, typer.Option(help="run name; default: derived from the source")] = None,
 ) -> None:
-    """Take in a GPT-2 from Hugging Face as a run. Prints the run's folder."""
+    """Import a GPT-2 from Hugging Face as a run. Prints the run's folder."""
     from gpt2demo.runs.importing import import_model
 
     print(import_model(source, run=run, report=print_message).path)
@@ -309,7 +302,7 @@ def import_(
 
 @app.command()
 def runs(as_json: JsonOption = False) -> None:
-    """List the runs, the newest first."""
+    """List the runs, newest first."""
     from gpt2demo.runs.find import list_runs, summary
 
     print_list([summary(run) for run in list_runs()], as_json)
@@ -317,7 +310,7 @@ def runs(as_json: JsonOption = False) -> None:
 
 @app.command()
 def plugins(as_json: JsonOption = False) -> None:
-    """List the plugins: what each gives, and what failed."""
+    """List the plugins, their parts and any failures."""
     from dataclasses import asdict
 
     from gpt2demo.plugins import registry
@@ -329,19 +322,21 @@ def plugins(as_json: JsonOption = False) -> None:
 @with_settings(DataConfig)
 def data(
     text: Annotated[list[str] | None, typer.Argument(help=f"{TEXT}; or an example dataset, NAME or NAME:key=value,…")] = None,
-    tokenizer: Annotated[list[str] | None, typer.Option(help="NAME or NAME:key=value,…; may be repeated; default: all")] = None,
-    output: Annotated[Path | None, typer.Option(help="write the documents to a new .jsonl or .jsonl.gz")] = None,
+    tokenizer: Annotated[
+        list[str] | None, typer.Option(help="tokenizer to measure with, NAME or NAME:key=value,…; may be repeated; default: all")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="write the documents to a new .jsonl or .jsonl.gz file")] = None,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """List the example datasets, print one, or make text ready: read, clean, measure it under tokenizers, write it."""
+    """List the example datasets, print one, or prepare text. Text is read, cleaned, measured with tokenizers and written."""
     from gpt2demo.cli.printing import print_corpus, print_documents
     from gpt2demo.data import corpus
 
-    asked = tokenizer or output or _given(settings)
-    if not text and not asked:
+    prepare = tokenizer or output or _given(settings)
+    if not text and not prepare:
         print_list(corpus.list_datasets(), as_json)
-    elif not asked and (dataset := corpus.dataset_spec(text or [])):
+    elif not prepare and (dataset := corpus.dataset_spec(text or [])):
         print_documents(corpus.read_dataset(dataset)[0], as_json)
     else:
         with show_progress():
@@ -356,47 +351,46 @@ def bench(
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Measure how fast models write, beside other programs. Ratios count: they are taken in turns, on the same weights."""
+    """Measure generation speed, also of other programs. They alternate on the same weights; compare the ratios."""
     from tempfile import TemporaryDirectory
 
     from gpt2demo.bench.generate import bench_generate
 
-    config = BenchConfig.create(**{name: value for name, value in settings.items() if value not in (None, [])})
+    config = BenchConfig.create(**_given(settings))
     with TemporaryDirectory(prefix="gpt2demo-bench-") as folder:
         print_list(bench_generate(config, Path(folder), print_message), as_json)
 
 
 @app.command()
-def install(packages: Annotated[list[str], typer.Argument(help="what pip takes")]) -> None:
+def install(packages: Annotated[list[str], typer.Argument(help="package names, paths or URLs, as for pip")]) -> None:
     """Install plugins into this environment with pip."""
-    raise typer.Exit(_pip("install", packages))
+    raise typer.Exit(_pip("install", *packages))
 
 
 @app.command()
-def uninstall(packages: Annotated[list[str], typer.Argument(help="distributions")]) -> None:
+def uninstall(packages: Annotated[list[str], typer.Argument(help="package names")]) -> None:
     """Remove plugins from this environment with pip."""
-    raise typer.Exit(_pip("uninstall", ["--yes", *packages]))
+    raise typer.Exit(_pip("uninstall", "--yes", *packages))
 
 
-def _pip(*words: Any) -> int:
+def _pip(*arguments: str) -> int:
     import subprocess
 
-    command, arguments = words
-    return subprocess.call([sys.executable, "-m", "pip", command, *arguments])
+    return subprocess.call([sys.executable, "-m", "pip", *arguments])
 
 
 def main() -> None:
-    """The program: run a command, turn what went wrong into one line and an exit code."""
+    """Run the command line. Report an exception as one line on stderr and exit with its code."""
     debug = "--debug" in sys.argv
-    warnings.showwarning = lambda message, *rest: print_message(f"gpt2demo: warning: {one_line(str(message))}")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal or a file cannot take comes out as "?"
+    warnings.showwarning = lambda message, *rest: print_warning(one_line(str(message)))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # print "?" for characters that stdout cannot encode
         sys.stdout.reconfigure(errors="replace")
-    signal.signal(signal.SIGTERM, exit_on_signal)  # so that what is half written is removed
+    signal.signal(signal.SIGTERM, exit_on_signal)  # unfinished files are removed on the way out
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
         sys.exit(code)
-    except (Error, typer.TyperException, typer.Abort, KeyboardInterrupt, BrokenPipeError, Exception) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         sys.exit(exit_code(error))

@@ -1,4 +1,4 @@
-"""What went wrong, as one line on stderr and an exit code."""
+"""Exceptions as one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ import sys
 
 import typer
 
-from gpt2demo.errors import Error, UserError
+from gpt2demo.errors import Error
 from gpt2demo.terminal import one_line, print_message
 
-LONGEST = 480  # characters of a message
+MAX_LENGTH = 480  # characters of a message
 
 
 def exit_code(error: BaseException) -> int:
-    """Say what went wrong in one line; give the exit code."""
+    """Print an exception as one line on stderr and return the exit code."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone
+    if isinstance(error, BrokenPipeError):  # the reader of stdout has closed it
         _discard_output()
         return 141
-    text = str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of our files an `Error` tells
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # stdout is on a full disk
         _discard_output()
         error = Error(f"the output could not be written ({error.strerror})")
-        text = str(error)
+    print_message(f"gpt2demo: error: {_short(one_line(_message(error)))}")
+    code: int = getattr(error, "exit_code", 1)  # an `Error` and a Typer exception have one
+    return code
+
+
+def _message(error: BaseException) -> str:
     if isinstance(error, typer.TyperException):
-        text = error.format_message()
-    elif not isinstance(error, Error):
-        text = f"unexpected {type(error).__name__}: {text} (a bug; --debug shows where)"
-    print_message(f"gpt2demo: error: {_short(one_line(text))}")
-    return 2 if isinstance(error, UserError | typer.TyperException) else 1
+        return error.format_message()
+    if isinstance(error, Error):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
 
 
 def _short(text: str) -> str:
-    """A line that fits a screen: of one that quotes something long, the beginning and the end."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
+    """Return a line of at most `MAX_LENGTH` characters; of a longer one, the start and the end."""
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 3 :]}"
 
 
 def _discard_output() -> None:
-    """Throw away what is still to be written to stdout: Python would try once more when it ends."""
+    """Discard buffered output: Python would try to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

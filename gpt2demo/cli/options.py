@@ -1,4 +1,4 @@
-"""Settings as command-line options: a pydantic field becomes an option with its name, range and help. One list, no copies."""
+"""Command-line options made from settings: the name, range and help of each option are those of the pydantic field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt2demo.sampling import gpt2demo_samplers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-ALIASES = {  # what the original program called it
+ALIASES = {  # the original program's names
     "n_embd": "--embed-dim",
     "n_head": "--num-heads",
     "n_layer": "--num-layers",
@@ -27,28 +27,32 @@ SINGULAR = {"samplers": "--sampler", "peers": "--peer", "dtypes": "--dtype", "st
 
 
 def with_settings(*models: type[BaseModel], only: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command an option for every field of some settings (or for some of them); the values arrive in its `**settings`.
+    """Decorate a command with an option for each field of some settings; the values are passed in its `**settings`.
 
-    A value arrives as it was typed, and None where the option was not given: the settings class reads and checks it, so that
-    the command line, the web page and Python say the same of the same mistake.
+    A value is the string that was typed, or None if the option was not used. The settings class parses and validates it, so
+    that the command line, the web page and Python report the same error.
+
+    Args:
+        models: the settings classes.
+        only: names of the fields to include; default: all.
     """
 
     def decorate(command: Command) -> Command:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
         fields = {name: field for model in models for name, field in model.model_fields.items() if not only or name in only}
-        made = [
+        options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
             for name, field in fields.items()
         ]
-        command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]  # Typer reads it
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *made]}
+        command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]  # Typer reads it
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
         return command
 
     return decorate
 
 
 def _annotation(name: str, field: FieldInfo) -> Any:
-    """A field as an option: `Annotated[str | None, typer.Option("--n-layer", metavar="N", help=…)]`."""
+    """Return the type of a field's option: `Annotated[str | None, typer.Option("--n-layer", metavar="N", help=…)]`."""
     kind, repeated = plain_type(field.annotation)
     names = [SINGULAR.get(name, f"--{name.replace('_', '-')}"), *([ALIASES[name]] if name in ALIASES else [])]
     if kind is bool:
@@ -59,7 +63,7 @@ def _annotation(name: str, field: FieldInfo) -> Any:
 
 
 def _range(field: FieldInfo) -> str:
-    """The range of a field in words: "1 to 256", "above 0"."""
+    """Return the range of a field in words: "1 to 256", "above 0"."""
     bounds = limits(field)
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     below = "to" if "le" in bounds else "to below"
@@ -69,7 +73,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def _help(name: str, field: FieldInfo) -> str:
-    """A field's description and range; for samplers also which there are."""
+    """Return a field's description and range; for samplers, the available names instead of a range."""
     if name == "samplers":
         return f"{field.description}; {sampler_names()}"
     words = _range(field)
@@ -77,17 +81,17 @@ def _help(name: str, field: FieldInfo) -> str:
 
 
 def sampler_names() -> str:
-    """The samplers that come along, and the entry points of installed plugins, read without importing any plugin."""
+    """Return the built-in samplers and the entry points of installed plugins, without importing any plugin."""
     built_in = ", ".join(sorted(gpt2demo_samplers()))
     plugins = sorted({point.name for point in installed()})
     return f"built in: {built_in}" + (f"; plugins: {', '.join(plugins)}" if plugins else "")
 
 
 class AnywhereGroup(typer.core.TyperGroup):
-    """A program whose own options may also stand behind a command: `gpt2demo runs --debug` is `gpt2demo --debug runs`."""
+    """A command group whose options are also accepted after a command: `gpt2demo runs --debug` is `gpt2demo --debug runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move our own options to the front, up to a `--`."""
+        """Move the group's options before the command. Arguments after `--` stay in place."""
         end = args.index("--") if "--" in args else len(args)
         front, rest, words = [], [], iter(args[:end])
         values = {

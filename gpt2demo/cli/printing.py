@@ -1,4 +1,4 @@
-"""What `generate` prints: a text as it is written, several texts, their log-probabilities, or JSON."""
+"""Output of the commands: generated texts with their log-probabilities, tables, documents, or JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2demo.hookspecs import PROJECT
-from gpt2demo.terminal import print_message, printable
+from gpt2demo.terminal import print_message, print_warning, printable
 
 if TYPE_CHECKING:
     from gpt2demo.config import GenerateConfig
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def print_texts(model: Model, prompts: Sequence[str], config: GenerateConfig, *, as_json: bool) -> None:
-    """Continue prompts and print what comes: one text piece by piece, several when all are finished.
+    """Continue prompts and print the texts: a single text is streamed, several are printed when all are finished.
 
-    JSON is an object for one text and a list for several. Explanations are printed in no other way.
+    JSON is an object for one text and a list for several. Explanations are always printed as JSON.
     """
     as_json = as_json or config.explain
     if len(prompts) * config.samples == 1:
@@ -33,38 +33,40 @@ def print_texts(model: Model, prompts: Sequence[str], config: GenerateConfig, *,
             print(json.dumps(as_dict(prompts[0], model, text, config)))
         return
     texts = model.generate_batch(prompts, config)
-    asked = [prompt for prompt in prompts for _ in range(config.samples)]
+    repeated = [prompt for prompt in prompts for _ in range(config.samples)]
     _warn(texts)
     if as_json:
-        print(json.dumps([as_dict(prompt, model, text, config) for prompt, text in zip(asked, texts, strict=True)]))
+        print(json.dumps([as_dict(prompt, model, text, config) for prompt, text in zip(repeated, texts, strict=True)]))
         return
-    for number, (prompt, text) in enumerate(zip(asked, texts, strict=True)):
+    for number, (prompt, text) in enumerate(zip(repeated, texts, strict=True)):
         print(f"--- prompt {number // config.samples + 1}, sample {text.row + 1}")
         print(prompt + printable(text.text))
         print_logprobs(text)
 
 
 def _print_stream(model: Model, prompt: str, config: GenerateConfig, *, quiet: bool) -> Continuation:
-    """Print one text while it is written; give the finished text."""
+    """Print one text while it is generated, unless `quiet`, and return it finished."""
     generation = model.generate(prompt, config)
-    if not quiet:
-        print(prompt, end="", flush=True)
+    if quiet:
+        for _ in generation:
+            pass
+        return generation
+    print(prompt, end="", flush=True)
     for piece in generation:
-        print("" if quiet else printable(piece), end="", flush=True)
-    if not quiet:
-        print()
-        print_logprobs(generation)
+        print(printable(piece), end="", flush=True)
+    print()
+    print_logprobs(generation)
     return generation
 
 
 def _warn(texts: Sequence[Continuation]) -> None:
-    """Say once each what the model did not read or had to forget."""
+    """Print each note about dropped or truncated text once."""
     for note in dict.fromkeys(note for text in texts for note in text.notes):
-        print_message(f"gpt2demo: warning: {note}")
+        print_warning(note)
 
 
 def print_logprobs(text: Continuation) -> None:
-    """A line for each token: its log-probability to the model and in the draw, and the likeliest alternatives."""
+    """Print a line per token: its log-probability in the model and in the draw, and the most likely alternatives."""
     if text.logprobs:
         print("   model    drawn  token")
     for token in text.logprobs:
@@ -73,13 +75,13 @@ def print_logprobs(text: Continuation) -> None:
 
 
 def quoted(text: str) -> str:
-    """A token's text so that its ends can be seen."""
+    """Return a token's text in quotes, so that spaces at its ends are visible."""
     return printable(json.dumps(text, ensure_ascii=False))
 
 
 def as_dict(prompt: str, model: Model, text: Continuation, config: GenerateConfig) -> dict[str, Any]:
-    """What `generate --json` tells of one text."""
-    told = {
+    """Return the fields of `generate --json` for one text."""
+    fields = {
         "prompt": prompt,
         "text": text.text,
         "ids": text.ids,
@@ -94,21 +96,21 @@ def as_dict(prompt: str, model: Model, text: Continuation, config: GenerateConfi
         "rereads": text.rereads,
     }
     if config.logprobs is not None:
-        told["logprobs"] = [asdict(token) for token in text.logprobs]
+        fields["logprobs"] = [asdict(token) for token in text.logprobs]
     if config.explain:
-        told["explanations"] = [asdict(token) for token in text.explanations]
-    return told
+        fields["explanations"] = [asdict(token) for token in text.explanations]
+    return fields
 
 
 def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A list as JSON, or as a table for people."""
+    """Print rows as JSON or as a table."""
     if as_json:
         print(json.dumps(rows))
         return
     if not rows:
-        print_message("nothing here yet")
+        print_message("no entries")
         return
-    columns = max(rows, key=len)  # what cannot be read is a row with less in it
+    columns = max(rows, key=len)  # rows of unreadable items have fewer columns
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
@@ -116,26 +118,27 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_documents(documents: list[str], as_json: bool) -> None:
-    """Documents behind each other, or as a list in JSON."""
+    """Print documents one after another, or as a JSON list."""
     if as_json:
         print(json.dumps(documents))
-    for document in () if as_json else documents:
+        return
+    for document in documents:
         print(document, end="" if document.endswith("\n") else "\n")
 
 
-def print_corpus(made: dict[str, Any], as_json: bool) -> None:
-    """What a text is, in a row, and what tokenizers make of it, side by side."""
+def print_corpus(statistics: dict[str, Any], as_json: bool) -> None:
+    """Print the statistics of a text, followed by a table with a row per tokenizer; or JSON."""
     if as_json:
-        print(json.dumps(made))
+        print(json.dumps(statistics))
         return
-    whole = {name: value for name, value in made.items() if not isinstance(value, list)}
-    for rows in ([whole], made["tokenizers"]):
+    total = {name: value for name, value in statistics.items() if not isinstance(value, list)}
+    for rows in ([total], statistics["tokenizers"]):
         empty = {name for name in rows[0] if all(row[name] is None for row in rows)}
         print_list([{name: value for name, value in row.items() if name not in empty} for row in rows], as_json=False)
 
 
 def _cell(value: Any) -> str:
-    """A value in a table."""
+    """Return a value as the text of a table cell."""
     if isinstance(value, dict):
         return "; ".join(
             f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items()

@@ -12,11 +12,11 @@ from gpt2demo.terminal import print_message
 
 
 class Signals:
-    """Which signal asked the training to end. A second one ends it at once, and so does one before the training.
+    """Signal handler that requests the end of training. A second signal, or one before training starts, exits at once.
 
     Attributes:
-        training: whether there is something to save.
-        received: the signal, or None.
+        training: whether training has started, so that a checkpoint can be saved.
+        received: the received signal, or None.
     """
 
     def __init__(self) -> None:
@@ -24,33 +24,33 @@ class Signals:
         self.received: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """Handle a signal."""
         if not self.training:
-            print_message("stopped before the training began; nothing is kept")
+            print_message("stopped before the training started; nothing was saved")
             raise SystemExit(128 + number)
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        print_message("stopping after this step, with a checkpoint; once more to stop at once")
+        print_message("stopping after this step and saving a checkpoint; repeat to stop immediately")
 
     def stop(self) -> Literal["interrupted"] | None:
-        """What the trainer asks after each step."""
+        """Return the stop reason for the trainer, which calls this after each step; None to continue."""
         return "interrupted" if self.received is not None else None
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells have it; 0 without one."""
+        """128 + signal, as in shells; 0 without a signal."""
         return 128 + self.received if self.received is not None else 0
 
 
 @contextmanager
 def catch_signals() -> Iterator[Signals]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a wish that the trainer sees."""
-    caught = Signals()
+    """Handle SIGINT, SIGTERM and SIGHUP inside the block. The previous handlers are restored afterwards."""
+    signals = Signals()
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), caught) for name in names}
+    before = {name: signal.signal(getattr(signal, name), signals) for name in names}
     try:
-        yield caught
+        yield signals
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)

@@ -1,0 +1,24 @@
+"""Arguments and options that commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gpt2demo.config import PRESETS, DeviceName, EngineName
+
+TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl and .parquet; the first three also as .gz"
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="run name, or path of a run, checkpoint or export; default: the newest run")
+]
+RunArgument = Annotated[str, typer.Argument(help="run name or path")]
+TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]
+DatasetOption = Annotated[str | None, typer.Option(help="example dataset in place of files, NAME or NAME:key=value,…")]
+PresetOption = Annotated[str, typer.Option(help=f"defaults for all other settings: {', '.join(PRESETS)}")]
+TokenizerOption = Annotated[str | None, typer.Option(help="tokenizer name; default: the preset's")]
+TokenizerOptions = Annotated[list[str] | None, typer.Option("--tokenizer-option", metavar="KEY=VALUE", help="may be repeated")]
+EngineOption = Annotated[EngineName, typer.Option(help="runtime; onnx needs an export")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="device to run on")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value and nothing else")]
