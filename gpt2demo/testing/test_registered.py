@@ -1,4 +1,4 @@
-"""The kit over everything registered: what `pytest --pyargs gpt2demo.testing` runs."""
+"""Contract tests of all registered tokenizers and samplers, run by `pytest --pyargs gpt2demo.testing`."""
 
 from __future__ import annotations
 

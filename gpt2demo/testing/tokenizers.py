@@ -1,4 +1,4 @@
-"""What every tokenizer keeps to, as a class of tests."""
+"""The contract of tokenizers, as a class of tests."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ FRAGMENTS = (
     *("שָׁלוֹם", "مرحبا", "\u202eabc\u202c", "\u2067x\u2069", "हिन्दी", "ไทย", "한국어", "ᄒ\u1161ᆫ", "中文字", "日本語", "ｶﾞ"),
     *("<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", "[UNK]", "Ġ", "Ċ", "▁", "▁the", "##ing", "</w>"),
 )
-"""What has broken tokenizers before: spaces of all kinds, controls, marks, emoji sequences, scripts, other tokenizers' signs."""
+"""Difficult inputs: all kinds of whitespace, control characters, combining marks, emoji sequences, scripts, special tokens."""
 
 PROSE = (
     "Once upon a time there was a miller who had three sons. The first could read, the second could write, and the third "
     "could do neither, but he knew where the fish were. It wasn't much, they said; he'd say it was enough for 12 years.\n"
 )
 TEXTS = (PROSE * 20, *(" ".join(FRAGMENTS[i::7]) + "\n" for i in range(7)), "".join(FRAGMENTS))
-"""What a tokenizer is trained on here, unless the test class says otherwise."""
+"""The default training texts."""
 
-HALVES = ("\ud800", "\udfff", "a\ud83d", "\ude42b", "\ude42\ud83d", "\udcff")
-SECONDS = 20.0  # for a megabyte of one character; a quadratic algorithm needs hours
+LONE_SURROGATES = ("\ud800", "\udfff", "a\ud83d", "\ude42b", "\ude42\ud83d", "\udcff")
+TIME_LIMIT = 20.0  # seconds for a megabyte of one character; a quadratic algorithm needs hours
 
 many = settings(
     max_examples=1000,
@@ -51,12 +51,12 @@ anything = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS)).map("".join
 
 
 class TokenizerContract:
-    """Give a subclass the tokenizer; its tests are then the contract of `gpt2demo.interfaces.Tokenizer`.
+    """Tests of the contract of `gpt2demo.interfaces.Tokenizer`. Subclass it and set `tokenizer`.
 
     Attributes:
-        tokenizer: the class under test.
-        texts: what it is trained on.
-        options: of its `train`.
+        tokenizer: the tokenizer class to test.
+        texts: the training texts.
+        options: options of `train`.
     """
 
     tokenizer: ClassVar[type[Tokenizer]]
@@ -66,29 +66,29 @@ class TokenizerContract:
     @classmethod
     @cache
     def trained(cls) -> Tokenizer:
-        """One trained tokenizer for all tests of a class."""
+        """Return a trained tokenizer, shared by all tests of a class."""
         return cls.train()
 
     @classmethod
     def train(cls) -> Tokenizer:
-        """A newly trained tokenizer; it gets an iterator, which it can read only once."""
+        """Return a newly trained tokenizer. The texts are passed as an iterator, which can be read only once."""
         return cls.tokenizer.train(iter(cls.texts), **cls.options)
 
     @classmethod
     def ids(cls, data: st.DataObject) -> list[int]:
-        """Any ids in range, in any order."""
+        """Draw valid ids in any order."""
         return data.draw(st.lists(st.integers(0, cls.trained().vocab_size - 1), max_size=30))
 
-    def test_says_what_it_is(self) -> None:
-        """`lossless`, `vocab_size` and `eos_id` have their types, and the end-of-text id is in range."""
+    def test_attributes_have_valid_values(self) -> None:
+        """`lossless`, `vocab_size` and `eos_id` have the right types, and the end-of-text id is in range."""
         tokenizer = self.trained()
         assert type(tokenizer.lossless) is bool
         assert type(tokenizer.vocab_size) is int
         assert tokenizer.vocab_size >= 1
         assert tokenizer.eos_id is None or tokenizer.eos_id in range(tokenizer.vocab_size)
 
-    def test_options_are_keywords_with_type_and_default(self) -> None:
-        """The command line and the web page can offer them; a vocabulary is at most as large as asked for."""
+    def test_options_are_keyword_only_with_type_and_default(self) -> None:
+        """The command line and the web page create their controls from them. `vocab_size` is an upper limit."""
         first, *rest = inspect.signature(self.tokenizer.train).parameters.values()
         assert first.kind is not inspect.Parameter.KEYWORD_ONLY
         for option in rest:
@@ -98,85 +98,85 @@ class TokenizerContract:
             if option.name == "vocab_size":
                 assert self.trained().vocab_size <= self.options.get("vocab_size", option.default)
 
-    def test_its_training_texts_survive(self) -> None:
-        """What it was trained on it can express."""
+    def test_training_texts_round_trip(self) -> None:
+        """A tokenizer can encode its training texts."""
         for text in self.texts:
             self.check_text(text)
-            assert encoded(self.trained(), text), "a text became no ids at all"
+            assert encoded(self.trained(), text), "a training text was refused or gave no ids"
 
     @many
     @given(text=anything)
-    def test_round_trip(self, text: str) -> None:
-        """Every text that it accepts comes back, from ids that are in range; the end-of-text id is not among them."""
+    def test_any_text_round_trips(self, text: str) -> None:
+        """Every accepted text is decoded unchanged from valid ids without the end-of-text id."""
         self.check_text(text)
 
-    def test_round_trip_of_what_has_broken_others(self) -> None:
-        """The fragments alone, doubled, and between words."""
+    def test_difficult_fragments_round_trip(self) -> None:
+        """The fragments alone, doubled and between words."""
         for text in (*FRAGMENTS, ""):
-            for hostile in (text, text * 2, f"a {text} b", f"a{text}b"):
-                self.check_text(hostile)
+            for variant in (text, text * 2, f"a {text} b", f"a{text}b"):
+                self.check_text(variant)
 
-    def test_half_a_surrogate_pair_is_refused_or_survives(self) -> None:
-        """Half a surrogate pair is no character; it must not turn into another one without a word."""
-        for text in HALVES:
+    def test_lone_surrogates_raise_or_round_trip(self) -> None:
+        """A lone surrogate is not silently replaced by another character."""
+        for text in LONE_SURROGATES:
             self.check_text(text)
 
     def check_text(self, text: str) -> None:
-        """One text's way to ids and back; a text that is refused ends the check."""
+        """Check that a text round-trips, unless the tokenizer refuses it."""
         tokenizer = self.trained()
         ids = encoded(tokenizer, text)
         if ids is None:
             return
         assert type(ids) is list
         assert all(type(index) is int and 0 <= index < tokenizer.vocab_size for index in ids)
-        assert tokenizer.eos_id is None or tokenizer.eos_id not in ids, "text gave the end-of-text id"
-        assert tokenizer.decode(ids) == text or not tokenizer.lossless
-        assert tokenizer.encode(text) == ids, "the same text gave other ids"
+        assert tokenizer.eos_id is None or tokenizer.eos_id not in ids, "encode() returned the end-of-text id"
+        assert tokenizer.decode(ids) == text or not tokenizer.lossless, "lossless, but decode(encode(text)) != text"
+        assert tokenizer.encode(text) == ids, "encode() returned different ids for the same text"
         if isinstance(tokenizer, HasEncodeArray):
             array = tokenizer.encode_array(text)
             assert array.dtype.kind in "iu"
-            assert array.tolist() == ids
+            assert array.tolist() == ids, "encode_array() and encode() differ"
 
-    def test_the_name_of_the_end_is_no_end(self) -> None:
-        """A text that spells the end-of-text token is text."""
+    def test_end_of_text_marker_in_a_text_is_plain_text(self) -> None:
+        """A text with the spelling of the end-of-text token is encoded without its id."""
         eos_id = self.trained().eos_id
         if eos_id is not None:
             self.check_text(f"a{self.trained().decode([eos_id])}b")
 
     @some
     @given(data=st.data())
-    def test_any_ids_in_range_can_be_decoded(self, data: st.DataObject) -> None:
-        """To text that is valid Unicode."""
+    def test_any_valid_ids_can_be_decoded(self, data: st.DataObject) -> None:
+        """Any sequence of valid ids is decoded to valid Unicode."""
         self.trained().decode(self.ids(data)).encode("utf-8")
 
-    def test_ids_out_of_range_are_refused(self) -> None:
-        """By a TokenizerError; a negative id counts from no end."""
+    def test_ids_out_of_range_raise(self) -> None:
+        """`decode` raises TokenizerError, also for negative ids."""
         for index in (-1, self.trained().vocab_size, 2**40):
             with pytest.raises(TokenizerError):
                 self.trained().decode([index])
 
     @some
     @given(data=st.data())
-    def test_streaming_gives_each_character_once_and_whole(self, data: st.DataObject) -> None:
-        """Whatever the ids: the joined pieces are the whole text, and what was given out is never taken back."""
+    def test_streaming_of_any_ids_matches_decode(self, data: st.DataObject) -> None:
+        """The streamed pieces are never revised and join to the decoded text."""
         self.check_stream(self.ids(data))
 
     @some
     @given(text=anything)
-    def test_streaming_a_text_gives_the_text(self, text: str) -> None:
-        """The same for the ids of a text."""
+    def test_streaming_of_a_text_matches_decode(self, text: str) -> None:
+        """As above, for the ids of a text."""
         self.check_stream(encoded(self.trained(), text) or [])
 
     def check_stream(self, ids: list[int]) -> None:
-        """Decode piece by piece and at once."""
-        decoder, whole, sofar = StreamDecoder(self.trained()), self.trained().decode(ids), ""
+        """Check that streaming ids gives the same text as decoding them at once."""
+        decoder, whole, streamed = StreamDecoder(self.trained()), self.trained().decode(ids), ""
         for index in ids:
-            sofar += decoder.push(index)
-            assert whole.startswith(sofar)
-        assert sofar + decoder.flush() == whole
+            streamed += decoder.push(index)
+            assert whole.startswith(streamed)
+        assert streamed + decoder.flush() == whole
 
-    def test_save_and_load(self, tmp_path: Path) -> None:
-        """A loaded tokenizer is the same one, and saving it gives the same files."""
+    def test_save_and_load_preserve_the_tokenizer(self, tmp_path: Path) -> None:
+        """A loaded tokenizer behaves the same, and saving it again gives the same files."""
         first, second = tmp_path / "first", tmp_path / "second"
         loaded = saved_and_loaded(self.trained(), first)
         assert same_tokenizer(self.trained(), loaded)
@@ -187,8 +187,8 @@ class TokenizerContract:
         """The same texts give the same tokenizer."""
         assert same_tokenizer(self.trained(), self.train())
 
-    def test_missing_files_are_an_error(self, tmp_path: Path) -> None:
-        """Whatever `save` writes, `load` asks for."""
+    def test_missing_files_raise(self, tmp_path: Path) -> None:
+        """`load` raises TokenizerError if any file that `save` wrote is missing."""
         self.trained().save(tmp_path)
         for path in files(tmp_path):
             kept = path.read_bytes()
@@ -198,8 +198,8 @@ class TokenizerContract:
             check_message(caught.value)
             path.write_bytes(kept)
 
-    def test_damaged_files_are_an_error_or_still_a_tokenizer(self, tmp_path: Path) -> None:
-        """Cut, flipped, overwritten or crafted: one line that says so, or something that keeps to this contract."""
+    def test_damaged_files_raise_or_load_a_valid_tokenizer(self, tmp_path: Path) -> None:
+        """Truncated, modified or crafted files raise a one-line TokenizerError or load as a tokenizer with valid ids."""
         self.trained().save(tmp_path)
         for path in files(tmp_path):
             kept = path.read_bytes()
@@ -209,7 +209,7 @@ class TokenizerContract:
             path.write_bytes(kept)
 
     def check_damaged(self, folder: Path) -> None:
-        """Load what may be broken, and use it."""
+        """Load a tokenizer from possibly damaged files and use it."""
         try:
             tokenizer = self.tokenizer.load(folder)
         except TokenizerError as error:
@@ -221,40 +221,40 @@ class TokenizerContract:
             tokenizer.decode(ids)
 
     @pytest.mark.parametrize("run", ["a", " ", "\n", "!", "7", "é", "中", " a", "ab", "\0"], ids=ascii)
-    def test_a_megabyte_of_one_thing_takes_no_time(self, run: str, record_property: Callable[[str, object], None]) -> None:
-        """Texts without any border, and with nothing but borders."""
+    def test_long_repetitions_are_encoded_quickly(self, run: str, record_property: Callable[[str, object], None]) -> None:
+        """A megabyte of one repeated string, without any word boundary or with nothing else."""
         text = run * (2**20 // len(run.encode())) + "a"
         start = time.perf_counter()
         ids = encoded(self.trained(), text)
         seconds = time.perf_counter() - start
         record_property("encoding, MB/s", round(1.05 / seconds, 1))
-        assert seconds < SECONDS
+        assert seconds < TIME_LIMIT
         if ids is not None and self.trained().lossless:
             assert self.trained().decode(ids) == text
 
     @some
     @given(text=anything)
     def test_tokenizer_json_gives_the_same_ids(self, text: str) -> None:
-        """Where there is one: read by the `tokenizers` library, which takes names of special tokens in a text for these."""
+        """The `tokenizers` library gives the same ids. It parses special tokens in a text, so such texts are left out."""
         tokenizer = self.trained()
         ids = encoded(tokenizer, text)
         if isinstance(tokenizer, HasTokenizerJson) and ids is not None:
-            other = from_json(tokenizer.tokenizer_json())
-            if not any(token.content in text for token in other.get_added_tokens_decoder().values()):
-                assert other.encode(text, add_special_tokens=False).ids == ids
-                assert other.decode(ids, skip_special_tokens=False) == text
+            reference = from_json(tokenizer.tokenizer_json())
+            if not any(token.content in text for token in reference.get_added_tokens_decoder().values()):
+                assert reference.encode(text, add_special_tokens=False).ids == ids
+                assert reference.decode(ids, skip_special_tokens=False) == text
 
 
 @cache
 def from_json(content: str) -> Any:
-    """A tokenizer.json as the `tokenizers` library reads it."""
-    from tokenizers import Tokenizer as Reference
+    """Return the tokenizer that the `tokenizers` library reads from a tokenizer.json."""
+    import tokenizers
 
-    return Reference.from_str(content)
+    return tokenizers.Tokenizer.from_str(content)
 
 
 def encoded(tokenizer: Tokenizer, text: str) -> list[int] | None:
-    """The ids, or None where the text is refused in one line."""
+    """Return the ids, or None if the tokenizer refuses the text with a one-line error."""
     try:
         return tokenizer.encode(text)
     except TokenizerError as error:
@@ -263,33 +263,35 @@ def encoded(tokenizer: Tokenizer, text: str) -> list[int] | None:
 
 
 def check_message(error: TokenizerError) -> None:
-    """What the command line prints as it is."""
+    """Check that an error has a message of one line, which the command line prints unchanged."""
     assert str(error)
     assert "\n" not in str(error)
 
 
 def files(folder: Path) -> list[Path]:
-    """All files below a folder."""
+    """Return all files below a folder."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def saved_and_loaded(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-    """A tokenizer after a way over the disk."""
+    """Save a tokenizer into a new folder and return the one loaded from it."""
     folder.mkdir()
     tokenizer.save(folder)
     return type(tokenizer).load(folder)
 
 
 def same_tokenizer(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether two tokenizers have the same sizes and say the same of all that is known here."""
+    """Return whether two tokenizers have the same sizes, and the same ids and text for all samples."""
     samples = (*TEXTS, *FRAGMENTS)
-    ends = [index for index in range(one.vocab_size) if one.decode([index]) != other.decode([index])]
-    sizes = (one.vocab_size, one.eos_id) == (other.vocab_size, other.eos_id)
-    return sizes and not ends and all(encoded(one, text) == encoded(other, text) for text in samples)
+    return (
+        (one.vocab_size, one.eos_id) == (other.vocab_size, other.eos_id)
+        and all(one.decode([index]) == other.decode([index]) for index in range(one.vocab_size))
+        and all(encoded(one, text) == encoded(other, text) for text in samples)
+    )
 
 
 def damaged(content: bytes, mutants: int = 150) -> Iterator[bytes]:
-    """A file's content, broken in many ways, the same each time."""
+    """Yield damaged variants of a file's content, the same on every call."""
     yield from (b"", b"\0", b"{}", b"[]", b"null", b"[" * 100_000, b"\xff" * 99, content[::-1], content * 2, b"\0" * len(content))
     chance = random.Random(0)
     for _ in range(mutants):
