@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from gpt2demo.config import ModelConfig
+from gpt2demo.data.sources import read_file
+from gpt2demo.errors import DataError
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.tokenization.byte import ByteTokenizer
@@ -65,3 +68,13 @@ def save_checkpoint(run: Path, *, step: int = 1, shape: ModelConfig = BYTES) -> 
 def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
     """Random ids of the byte tokenizer's vocabulary."""
     return np.random.default_rng(seed).integers(0, 256, shape)
+
+
+def read_error(path: object, **options: str) -> str:
+    """Read a file that is refused, and return the message: one line that starts with the path."""
+    with pytest.raises(DataError) as error:
+        read_file(str(path), **options)
+    message = str(error.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message

@@ -1,0 +1,50 @@
+"""Training batches are functions of (seed, number) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpt2demo.data.windows import Windows
+from gpt2demo.errors import DataError
+
+
+def windows(length: int = 1000, n_positions: int = 10, seed: int = 0) -> Windows:
+    return Windows(np.arange(length, dtype=np.uint16), n_positions, seed)
+
+
+def test_an_epoch_visits_every_window_once_without_overlap() -> None:
+    source = windows()
+    for epoch in range(3):
+        batch = source.batch(epoch * source.per_epoch, source.per_epoch)
+        inputs = np.sort(batch[:, :-1].ravel())
+        assert np.array_equal(inputs, np.arange(inputs[0], inputs[0] + source.per_epoch * 10))
+
+
+def test_targets_are_the_inputs_shifted_by_one() -> None:
+    batch = windows().batch(0, 50)
+    assert np.array_equal(batch[:, 1:], batch[:, :-1] + 1)
+
+
+def test_batches_are_a_function_of_seed_and_number() -> None:
+    batch = windows().batch(0, 300)
+    assert np.array_equal(windows().batch(120, 60), batch[120:180]), "resuming needs no state"
+    assert not np.array_equal(windows(seed=1).batch(0, 300), batch)
+    assert not np.array_equal(batch[:99], batch[99:198]), "each epoch has its own order"
+
+
+def test_the_first_window_starts_at_a_random_offset_in_each_epoch() -> None:
+    source = windows(length=1008)
+    offsets = {int(source.batch(epoch * source.per_epoch, source.per_epoch).min()) for epoch in range(30)}
+    assert offsets == set(range(8))
+
+
+def test_evaluation_windows_are_evenly_spaced() -> None:
+    assert windows().evenly_spaced(5)[:, 0].tolist() == [0, 190, 390, 590, 790]
+    assert len(windows().evenly_spaced(10_000)) == windows().per_epoch
+
+
+def test_a_split_shorter_than_the_context_is_refused() -> None:
+    with pytest.raises(DataError, match="the validation split has 10 tokens, but a context of 10 needs at least 11"):
+        Windows(np.arange(10, dtype=np.uint16), 10, 0, "validation")
+    assert len(Windows(np.arange(11, dtype=np.uint16), 10, 0).batch(0, 3)) == 3
