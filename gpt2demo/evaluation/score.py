@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gpt2demo import metrics
 from gpt2demo.config import DataConfig
-from gpt2demo.data.corpus import load
+from gpt2demo.data.corpus import load_corpus
 from gpt2demo.data.tokens import encode, load_ids, load_sizes
 from gpt2demo.errors import DataError, RunError, SettingError
 from gpt2demo.generation.generate import Model
@@ -63,7 +63,7 @@ def evaluate(model: Model, places: Sequence[str | Path] = (), config: DataConfig
         SettingError: settings for reading files are given, but no files.
     """
     if places:
-        return score(model.engine, *encode(load(places, config=config).documents, model.tokenizer))
+        return score(model.engine, *encode(load_corpus(places, config=config).documents, model.tokenizer))
     if config and (given := config.model_dump(exclude_defaults=True)):
         words = ", ".join(f"{name}={value}" for name, value in given.items())
         raise SettingError(f"{words}: there is no text to read; name the text files too")
