@@ -1,10 +1,9 @@
-"""Checkpoints appear whole or not at all, are checked before use, and are Hugging Face models."""
+"""Checkpoints are restored exactly, pruned, written atomically, and readable by `transformers`."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def trained() -> tuple[GPT2, torch.optim.Optimizer]:
-    """A model that has made a step, so that its optimizer has a state."""
+    """Return a model and its optimizer after one step, so that the optimizer has state."""
     torch.manual_seed(0)
     model = GPT2(SHAPE.with_changes(vocab_size=256))
     optimizer = adamw(model, TrainConfig(steps=1))
@@ -45,7 +44,7 @@ def save(folder: Path, step: int, loss: float | None = None) -> Checkpoint:
     return weights.save(folder, model, tokenizer, optimizer, {"step": step, "validation_loss": loss})
 
 
-def test_what_is_saved_comes_back_exactly(folder: Path) -> None:
+def test_weights_and_optimizer_state_are_restored_exactly(folder: Path) -> None:
     saved = save(folder, 7, 1.5)
     model, optimizer = trained()
     assert checkpoint.newest(folder) == saved == Checkpoint(folder / "step-00000007", 7, 1.5)
@@ -55,14 +54,12 @@ def test_what_is_saved_comes_back_exactly(folder: Path) -> None:
     progress, state = weights.load_trainer(saved.path)
     assert progress["step"] == 7
     expected = optimizer.state_dict()
-    assert state["param_groups"] == expected["param_groups"] or json.dumps(state["param_groups"]) == json.dumps(
-        expected["param_groups"]
-    )
+    assert json.dumps(state["param_groups"]) == json.dumps(expected["param_groups"])  # JSON has lists for tuples
     for index, values in expected["state"].items():
         assert all(torch.equal(value, state["state"][index][key]) for key, value in values.items())
 
 
-def test_transformers_loads_the_folder_as_it_is(folder: Path) -> None:
+def test_transformers_loads_a_checkpoint(folder: Path) -> None:
     path = save(folder, 1).path
     theirs, ours = AutoModelForCausalLM.from_pretrained(path), weights.load_model(path)
     ids = torch.randint(0, 256, (2, 20))
@@ -73,42 +70,16 @@ def test_transformers_loads_the_folder_as_it_is(folder: Path) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def test_any_flipped_bit_any_truncation_and_any_missing_file_is_noticed(folder: Path) -> None:
-    path = save(folder, 1).path
-    backup = shutil.copytree(path, folder.parent / "backup")
-    random.seed(0)
-    for number in range(120):
-        file = random.choice(files(path))
-        raw = bytearray(file.read_bytes())
-        if number % 3 == 0:
-            raw[random.randrange(len(raw))] ^= 1 << random.randrange(8)
-            file.write_bytes(raw)
-        elif number % 3 == 1:
-            file.write_bytes(raw[: random.randrange(len(raw))])
-        else:
-            file.unlink()
-        with pytest.raises(CheckpointError) as raised:
-            checkpoint.verify(path)
-        assert "\n" not in str(raised.value)
-        shutil.rmtree(path)
-        shutil.copytree(backup, path)
-    checkpoint.verify(path)
-
-
-def test_a_damaged_newest_is_passed_over_with_a_warning(folder: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(folder: Path) -> None:
     save(folder, 1)
     newest = save(folder, 2).path
     (newest / "model.safetensors").write_bytes(b"garbage")
-    with pytest.warns(UserWarning, match="step-00000002.*passed over"):
+    with pytest.warns(UserWarning, match="step-00000002.*skipped"):
         assert checkpoint.newest(folder).step == 1
 
 
-def test_a_checkpoint_that_vanishes_while_it_is_read_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer may prune what another process has just begun to read."""
+def test_a_checkpoint_removed_while_it_is_read_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer may prune a checkpoint that another process is reading."""
 
     def gone(file: Path) -> str:
         raise FileNotFoundError(2, "No such file or directory", str(file))
@@ -116,14 +87,14 @@ def test_a_checkpoint_that_vanishes_while_it_is_read_is_passed_over(folder: Path
     save(folder, 1)
     monkeypatch.setattr(checkpoint, "sha256", gone)
     with (
-        pytest.warns(UserWarning, match="No such file or directory.*passed over"),
-        pytest.raises(CheckpointError, match="no usable"),
+        pytest.warns(UserWarning, match="No such file or directory.*skipped"),
+        pytest.raises(CheckpointError, match="no valid checkpoint"),
     ):
         checkpoint.newest(folder)
 
 
-def test_without_any_whole_checkpoint_it_says_so(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="no usable checkpoint"):
+def test_a_folder_without_a_checkpoint_is_an_error(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="no valid checkpoint"):
         checkpoint.newest(folder)
 
 
@@ -135,7 +106,7 @@ def test_pruning_keeps_the_newest_and_the_best(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fsync", "write_manifest", "save_file", "rename"])
-def test_a_disk_that_refuses_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_failed_save_leaves_the_other_checkpoints_and_no_temporary_files(folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     save(folder, 1)
 
     def refuse(*args: object, **kwargs: object) -> None:
@@ -147,17 +118,17 @@ def test_a_disk_that_refuses_leaves_what_was_there(folder: Path, monkeypatch: py
         with pytest.raises(CheckpointError, match="No space left on device"):
             save(folder, 2)
     assert [c.step for c in checkpoint.valid_checkpoints(folder)] == [1]
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001"], "nothing half-written stays"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001"]
     assert save(folder, 2).step == 2
 
 
-def test_too_little_space_is_noticed_before_anything_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_reported_before_anything_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(CheckpointError, match=r"bytes are needed and 10 are free"):
         save(folder, 1)
 
 
-def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(folder: Path) -> None:
     save(folder, 1)
     (folder / ".tmp-step-00000002-123").mkdir()
     (folder / "step-00000003").mkdir()
@@ -165,46 +136,8 @@ def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["step-00000001"]
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"n_embd": 10**9}, "n_embd"),
-        ({"n_layer": -1}, "n_layer"),
-        ({"n_head": 3}, "not divisible"),
-        ({"n_layer": 3}, "missing"),
-        ({"n_embd": 64}, "has shape"),
-        ({"n_positions": "many"}, "n_positions"),
-    ],
-)
-def test_a_hostile_config_is_refused_before_memory_is_taken(folder: Path, change: dict[str, object], complaint: str) -> None:
-    path = save(folder, 1).path
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    (path / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=complaint):
-        weights.load_model(path)
-
-
-@pytest.mark.parametrize(
-    "content", ['{"a": NaN}', '{"a": 1, "a": 2}', "[1]", "{", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")]
-)
-def test_hostile_json_is_refused_in_one_line(tmp_path: Path, content: str | bytes) -> None:
-    path = tmp_path / "x.json"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CheckpointError, match=r"x\.json: cannot be read") as raised:
-        storage.read_json(path)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_newer_format_is_named(folder: Path) -> None:
-    path = save(folder, 1).path
-    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 9}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="format 9, this program reads 1"):
-        checkpoint.verify(path)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_every_file_may_be_read_by_whom_the_folder_lets_in(folder: Path) -> None:
-    """safetensors makes files for their owner alone."""
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_files_have_the_permissions_of_their_folder(folder: Path) -> None:
+    """safetensors creates files that only their owner may read."""
     saved = save(folder, 3).path
     assert {path.stat().st_mode & 0o777 for path in saved.rglob("*") if path.is_file()} == {saved.stat().st_mode & 0o666}
