@@ -13,7 +13,7 @@ from samples import Cli
 
 from gpt2demo import hookspecs, plugins
 from gpt2demo.errors import PluginError
-from gpt2demo.plugins import BUILTINS, GIVING_HOOKS, Registry
+from gpt2demo.plugins import BUILTINS, KINDS, Registry
 
 ROOT = Path(__file__).parent.parent
 SAMPLER = """
@@ -106,7 +106,7 @@ def test_two_owners_of_one_name_are_refused_by_name(site: Path) -> None:
     install(site, "one", SAMPLER.format(cls="One", name="same"))
     install(site, "two", SAMPLER.format(cls="Two", name="same"))
     registry = Registry(points(site))
-    with pytest.raises(PluginError, match="gpt2demo-one 1.5 and gpt2demo-two 1.5 both give it"):
+    with pytest.raises(PluginError, match="gpt2demo-one 1.5 and gpt2demo-two 1.5 ; uninstall one of them"):
         registry.part("samplers", "same")
 
 
@@ -170,14 +170,14 @@ def test_an_installed_plugin_is_named_in_the_help(cli: Cli, tmp_path: Path) -> N
     assert "calm" not in cli("generate", "--help").stdout
 
 
-@pytest.mark.parametrize("kind", GIVING_HOOKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_hook_has_a_way_to_ask_for_it(kind: str) -> None:
     assert hasattr(hookspecs, f"gpt2demo_{kind}")
     assert isinstance(getattr(plugins, kind)(), dict)
 
 
-def test_every_hook_is_documented_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_hook_is_documented() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     for name in vars(hookspecs):
         if name.startswith("gpt2demo_"):
-            assert name in readme
+            assert name in page
