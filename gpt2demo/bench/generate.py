@@ -22,7 +22,7 @@ from gpt2demo.config import BenchConfig, ModelConfig, preset
 from gpt2demo.engines.exported import CERTIFICATE, Dtype
 from gpt2demo.errors import RunError, SettingError
 from gpt2demo.export.onnx.genai import genai_config
-from gpt2demo.export.onnx.write import describe, write_graphs
+from gpt2demo.export.onnx.write import origin_and_files, write_graphs
 from gpt2demo.model import GPT2
 from gpt2demo.plugins import registry
 from gpt2demo.runs.checkpoint import save_tokenizer
@@ -116,7 +116,7 @@ def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, repo
     """An export of random weights: there is nothing to prove on it, and nothing to read with it."""
     folder.mkdir()
     chain = write_graphs(model, folder, dtype, STANDARD, model.config.vocab_size, report)
-    write_json(folder / CERTIFICATE, describe(checkpoint, folder, model.config, dtype, chain))
+    write_json(folder / CERTIFICATE, origin_and_files(checkpoint, folder, model.config, dtype, chain))
     write_json(folder / "genai_config.json", genai_config(model.config, None))
     return folder
 

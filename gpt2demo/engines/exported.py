@@ -1,8 +1,8 @@
-"""The folder that `gpt2demo export --onnx` writes: which files it has, what its certificate says, and whether they may be run.
+"""Read and check a folder written by `gpt2demo export --onnx`.
 
 model.onnx      the model with all of its weights, for every runtime
-generate.onnx   one step with samplers and draw inside; its weights are those in model.onnx
-gpt2demo.json   the certificate: what was made from what, the files' checksums, and the proof that it is the same model
+generate.onnx   one decoding step with samplers; its weights refer to those in model.onnx
+gpt2demo.json   the certificate: source, checksums of the files, and the results of the comparison with the original
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Dtype = Literal["fp32", "fp16", "int8", "int4"]
 
 
 def cache_names(prefix: str, n_layer: int) -> list[str]:
-    """Names of the cache's tensors: `past_key_values.0.key`, `past_key_values.0.value`, `past_key_values.1.key` …"""
+    """Return the names of the cache's tensors: `past_key_values.0.key`, `past_key_values.0.value`, `past_key_values.1.key` …"""
     return [f"{prefix}.{layer}.{part}" for layer in range(n_layer) for part in ("key", "value")]
 
 
 def head_dim(config: ModelConfig) -> int:
-    """Width of a head in the cache. onnxruntime's attention takes multiples of 8: other heads are filled up with zeros."""
+    """Return the width of a head in the cache: padded with zeros to a multiple of 8, as onnxruntime's attention requires."""
     return -(-config.n_embd // config.n_head // 8) * 8
 
 
 class Step(BaseModel):
-    """A sampler inside generate.onnx, see `Exported.chain`."""
+    """A sampler in generate.onnx; see `Exported.samplers`."""
 
     name: str
     inputs: dict[str, str]
@@ -50,101 +50,101 @@ class Step(BaseModel):
 
 @dataclass(frozen=True)
 class Exported:
-    """What the certificate says of a folder.
+    """A checked export.
 
     Attributes:
-        folder: where it lies.
+        folder: the export's folder.
         config: the model's shape.
-        dtype: how its weights are stored.
-        chain: the samplers inside generate.onnx in order, each with its `name`, its `inputs` (option -> input of the graph) and
-            their `values` at the export, what these are limited to (`limits`: option -> the least and the largest that go in, or
-            null), and its `fixed` options (option -> value); None where there is no generate.onnx.
+        dtype: dtype of the stored weights.
+        samplers: the samplers in generate.onnx in order, or None without generate.onnx. Each has its `name`, `inputs` (option ->
+            input of the graph), the `values` of these options at the export, `limits` (option -> smallest and largest value of
+            the input, or null), and `fixed` (option -> value) for options that are constants of the graph.
     """
 
     folder: Path
     config: ModelConfig
     dtype: Dtype
-    chain: list[dict[str, Any]] | None
+    samplers: list[dict[str, Any]] | None
 
 
 def is_export(path: Path) -> bool:
-    """Whether a folder claims to be an export for onnxruntime."""
+    """Return whether a folder has the files of an ONNX export. They are not checked."""
     return safe_check((path / CERTIFICATE).is_file) and safe_check((path / MODEL).is_file)
 
 
 def export_of(run: Run) -> Path:
-    """The export of a run, which has the run's name; warns when the run has been trained on since.
+    """Return the export of a run, which has the run's name. Warn if it was not made from the run's newest checkpoint.
 
     Raises:
-        RunError: there is none.
+        RunError: the run has no export.
     """
     folder = exports_dir() / run.name
     if not is_export(folder):
-        raise RunError(f"run {run.name!r}: {folder} holds no export of it; make one with `gpt2demo export {run.name} --onnx`")
+        raise RunError(f"run {run.name!r} has no export in {folder}; make one with `gpt2demo export {run.name} --onnx`")
     source = read_json(folder / CERTIFICATE).get("source")
     newest = max(run.checkpoints.glob("step-*/manifest.json"), default=None)
-    weights = _listed(read_json(newest), "model.safetensors") if newest else {}
+    weights = _file_entry(read_json(newest), "model.safetensors") if newest else {}
     if newest and (not isinstance(source, dict) or source.get("sha256") != weights.get("sha256")):
         again = f"export again with `gpt2demo export {run.name} --onnx`"
-        warnings.warn(f"{folder}: was not made from the run's newest checkpoint, {newest.parent.name}; {again}", stacklevel=2)
+        warnings.warn(f"{folder} was not made from the run's newest checkpoint, {newest.parent.name}; {again}", stacklevel=2)
     return folder
 
 
 def check_export(folder: Path) -> Exported:
-    """What an export is, after making sure that its graphs are the certified files and bring no data from elsewhere.
+    """Check an export: format version, checksums of all certified files, and no references to other files. Return its content.
 
     Raises:
-        CheckpointError: it is not; says which file and why.
+        CheckpointError: a check failed; the message contains the file and the reason.
     """
     certificate = read_json(folder / CERTIFICATE)
     if (found := certificate.get("format")) != FORMAT:
         again = "export the model again" if isinstance(found, int) and found < FORMAT else "use a newer gpt2demo"
         raise CheckpointError(f"{folder}: has export format {found!r}, this program reads {FORMAT}; {again}")
-    for name, foreign in ((MODEL, _ANY), (GENERATE, _ELSEWHERE)):
+    for name, forbidden in ((MODEL, _ANY_FILE), (GENERATE, _OTHER_FILE)):
         if name == MODEL or (folder / name).is_file():
             _check_sum(folder, name, certificate)
-            _check_references(folder / name, foreign)
+            _check_references(folder / name, forbidden)
     files = certificate.get("files")
     for name in files if isinstance(files, dict) else ():
-        if name not in (MODEL, GENERATE):  # the tokenizer's
+        if name not in (MODEL, GENERATE):  # files of the tokenizer
             _check_sum(folder, name, certificate)
     try:
         return Exported(
-            folder, ModelConfig.create(**certificate["shape"]), _dtype(certificate["dtype"]), _chain(folder, certificate)
+            folder, ModelConfig.create(**certificate["shape"]), _dtype(certificate["dtype"]), _samplers(folder, certificate)
         )
     except (KeyError, TypeError, SettingError) as error:
-        raise CheckpointError(f"{folder / CERTIFICATE}: describes no usable model ({error})") from None
+        raise CheckpointError(f"{folder / CERTIFICATE}: does not describe a usable model ({error})") from None
 
 
-_ANY = re.compile(rb"location")
-_ELSEWHERE = re.compile(rb"location(?!\x12\x0amodel\.onnx)")
+_ANY_FILE = re.compile(rb"location")
+_OTHER_FILE = re.compile(rb"location(?!\x12\x0amodel\.onnx)")
 
 
 def _check_sum(folder: Path, name: str, certificate: dict[str, Any]) -> None:
-    """Make sure that a file is the certified one.
+    """Check that a file has the checksum in the certificate.
 
     Raises:
-        CheckpointError: it is missing, or another.
+        CheckpointError: it is missing or modified.
     """
     file = folder / name
-    if not safe_check(file.is_file) or sha256(file) != _listed(certificate, name).get("sha256"):
-        raise CheckpointError(f"{file}: is not the file that {CERTIFICATE} certifies; export the model again")
+    if not safe_check(file.is_file) or sha256(file) != _file_entry(certificate, name).get("sha256"):
+        raise CheckpointError(f"{file} is not the file that {CERTIFICATE} certifies; export the model again")
 
 
-def _check_references(file: Path, foreign: re.Pattern[bytes]) -> None:
-    """Make sure that a graph refers to no file that it must not refer to.
+def _check_references(file: Path, forbidden: re.Pattern[bytes]) -> None:
+    """Check that a graph does not load weights from other files.
 
-    ONNX names a file with weights under the key "location", before the file's name with its length; the exporter leaves no other
-    text with that word in a graph. Searching the bytes takes no memory, parsing them would take as much as the model.
+    In ONNX such a reference is the key "location", followed by the length and the name of the file. Our graphs contain this word
+    nowhere else. Searching the bytes needs no memory; parsing them would need as much as the model.
 
     Raises:
         CheckpointError: it does.
     """
     if not file.stat().st_size:
-        raise CheckpointError(f"{file}: is empty; export the model again")
+        raise CheckpointError(f"{file} is empty; export the model again")
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if foreign.search(content):
-            raise CheckpointError(f"{file}: keeps weights in other files, which are not checked; export the model again")
+        if forbidden.search(content):
+            raise CheckpointError(f"{file} loads weights from other files, which are not checked; export the model again")
 
 
 def _dtype(name: Any) -> Dtype:
@@ -153,8 +153,12 @@ def _dtype(name: Any) -> Dtype:
     return cast(Dtype, name)
 
 
-def _chain(folder: Path, certificate: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The samplers inside generate.onnx; TypeError when the certificate describes none, though the file is there."""
+def _samplers(folder: Path, certificate: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the samplers in generate.onnx, or None without that file.
+
+    Raises:
+        TypeError: the file exists, and the certificate does not describe its samplers.
+    """
     if not (folder / GENERATE).is_file():
         return None
     try:
@@ -164,8 +168,8 @@ def _chain(folder: Path, certificate: dict[str, Any]) -> list[dict[str, Any]] | 
     return [step.model_dump() for step in steps]
 
 
-def _listed(manifest: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a manifest or certificate says of a file; empty when it says nothing usable."""
+def _file_entry(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the entry of a file in a manifest or certificate; empty if it is missing or invalid."""
     files = manifest.get("files")
     entry = files.get(name) if isinstance(files, dict) else None
     return entry if isinstance(entry, dict) else {}

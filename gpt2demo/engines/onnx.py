@@ -1,9 +1,9 @@
-"""The onnxruntime engine: an exported folder, run without torch.
+"""onnxruntime engine: run an exported model without torch.
 
-Keys and values lie in buffers for the whole context that are allocated once; the graph reads them as past and writes new ones
-behind, in the same memory. What changes from token to token is a few numbers in arrays that stay bound.
+Keys and values are stored in buffers for the whole context that are allocated once. The graph reads the past from them and writes
+new entries after it, in place. A decoding step only changes a few values in small arrays that stay bound.
 
-Legend for shapes: B = rows, T = new positions, S = all positions, V = vocabulary.
+Shapes: B = rows, T = new positions, S = all positions, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from gpt2demo.engines.exported import CERTIFICATE, GENERATE, MODEL, Exported, ca
 from gpt2demo.engines.session import Binding, Device, buffer, cpu_threads, expected_provider, open_session
 from gpt2demo.errors import CheckpointError, SettingError
 
-PROBED = 2**26
-"""Models below this size, in bytes, are tried with several numbers of threads; larger ones profit from all cores anyway."""
+PROBE_LIMIT = 2**26
+"""Model size in bytes below which the fastest number of threads is measured. Larger models benefit from all cores."""
 PROBES = 12
+"""Decoding steps per measurement."""
 TYPES: dict[str, npt.DTypeLike] = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(double)": np.float64}
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 
 class OnnxEngine:
-    """Runs an exported model step by step; meets `gpt2demo.interfaces.Engine`.
+    """Run an exported model step by step. Implements `gpt2demo.interfaces.Engine` and `SamplingEngine`.
 
     Args:
-        folder: what `gpt2demo export --onnx` wrote.
-        device: `auto` takes an NVIDIA GPU where onnxruntime can really use it, and the CPU elsewhere.
+        folder: a folder written by `gpt2demo export --onnx`.
+        device: `auto` uses an NVIDIA GPU if onnxruntime can run on it, otherwise the CPU.
 
     Attributes:
-        exported: what the folder's certificate says.
-        threads: how many it computes with on the CPU.
+        exported: the content of the folder's certificate.
+        threads: number of CPU threads.
 
     Raises:
-        CheckpointError: a file is damaged, was changed, or is not ours.
-        SettingError: the device that was asked for cannot be had; says what is missing.
+        CheckpointError: a file is damaged, modified, or not from a gpt2demo export.
+        SettingError: the requested device is not available; the message contains the reason.
     """
 
     name = "onnx"
@@ -52,21 +53,21 @@ class OnnxEngine:
         self.config = self.exported.config
         self.n_positions = self.config.n_positions
         self.vocab_size = self.config.vocab_size
-        self._asked = device
+        self._device = device
         self._caches: dict[tuple[str, str], Any] = {}
-        self._rows = 0  # there are no buffers yet
+        self._rows = 0  # no buffers are allocated yet
         self._model: Binding | None = None
         self._generate: Binding | None = None
         self.threads = cores = cpu_threads()
         self.provider = expected_provider(device, self.exported.dtype)
         self.reset()
         if self.provider != "CPUExecutionProvider":
-            self._reader()  # only a session knows whether it really runs there
-        elif cores > 1 and (folder / MODEL).stat().st_size < PROBED:
+            self._open_model()  # only a session reports the provider that is really used
+        elif cores > 1 and (folder / MODEL).stat().st_size < PROBE_LIMIT:
             self.threads = self._fastest([cores // 2**halvings for halvings in range(cores.bit_length())])
 
-    def _reader(self) -> Binding:
-        """model.onnx in a session; opened when it is needed, as is generate.onnx: each holds a copy of the weights."""
+    def _open_model(self) -> Binding:
+        """Open model.onnx on first use. The same holds for generate.onnx, because each session has a copy of the weights."""
         if self._model is None:
             session, self._model = self._open(MODEL)
             _check_graph(session, self.exported)
@@ -74,22 +75,22 @@ class OnnxEngine:
         return self._model
 
     def _open(self, name: str) -> tuple[Any, Binding]:
-        """A graph in a new session."""
-        session, self.provider = open_session(self.exported.folder / name, self._asked, self.exported.dtype, self.threads)
+        """Open a graph in a new session."""
+        session, self.provider = open_session(self.exported.folder / name, self._device, self.exported.dtype, self.threads)
         return session, Binding(session, self.provider)
 
     def _fastest(self, candidates: list[int]) -> int:
-        """Try numbers of threads and keep the fastest: a small model is done before many threads have met."""
-        tried = []
+        """Return the fastest number of threads. For a small model, synchronizing many threads takes longer than it saves."""
+        measured = []
         for threads in candidates:
             self.threads, self._model = threads, None
-            tried.append((self._seconds_per_step(), threads, self._reader()))
+            measured.append((self._seconds_per_step(), threads, self._open_model()))
             self.reset()
-        _, threads, self._model = min(tried, key=lambda one: one[0])
+        _, threads, self._model = min(measured, key=lambda entry: entry[0])
         return threads
 
     def _seconds_per_step(self) -> float:
-        """Of single ids, the best of a few; as many as the context has place for."""
+        """Return the shortest time of a few decoding steps, at most as many as the context has positions."""
         times = []
         for _ in range(min(PROBES, self.n_positions)):
             start = time.perf_counter()
@@ -99,7 +100,7 @@ class OnnxEngine:
 
     @property
     def length(self) -> int:
-        """Positions in the cache."""
+        """Number of positions in the cache."""
         return self._length
 
     def reset(self) -> None:
@@ -107,12 +108,12 @@ class OnnxEngine:
         self._length = 0
 
     def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
-        """Read (B, T) further ids; give the logits (B, V) after the last. See `gpt2demo.interfaces.Engine`."""
-        if padding is not None:  # `read` takes padding that is wider than its first piece
+        """Read the next ids (B, T) and return the logits (B, V) after the last. See `gpt2demo.interfaces.Engine`."""
+        if padding is not None:  # not checked below, because `read` accepts padding that is wider than its first piece
             check_feed(ids, self, padding)
-        model = self._reader()
-        for part in self._parts(ids):
-            model.inputs(self._given(part, padding))
+        model = self._open_model()
+        for part in self._split(ids):
+            model.inputs(self._step_inputs(part, padding))
             model.input("num_logits_to_keep", self._one)
             model.output("logits", self._logits)
             model.run()
@@ -121,18 +122,18 @@ class OnnxEngine:
         return last
 
     def logits(self, ids: Ids) -> Floats:
-        """Logits at every position, (B, T) -> (B, T, V)."""
+        """Return the logits at every position, (B, T) -> (B, T, V). Empties the cache."""
         self.reset()
         result = self.read(ids)
         self.reset()
         return result
 
     def read(self, ids: Ids, padding: Ids | None = None) -> Floats:
-        """Read (B, T) further ids; give the logits (B, T, V) after every one of them; of padding they mean nothing."""
-        if len(parts := self._parts(ids)) > 1:
+        """Read the next ids (B, T) and return the logits (B, T, V) after each; those of padding are meaningless."""
+        if len(parts := self._split(ids)) > 1:
             return np.stack([self.feed(part).copy() for part in parts], axis=1)
-        model = self._reader()
-        model.inputs(self._given(ids, padding))
+        model = self._open_model()
+        model.inputs(self._step_inputs(ids, padding))
         result = np.empty((*ids.shape, self.vocab_size), np.float32)
         model.input("num_logits_to_keep", self._all)
         model.output("logits", result)
@@ -143,39 +144,39 @@ class OnnxEngine:
     # ------------------------------------------------------------------------------------------ samplers in the graph
 
     def takes(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-        """Whether generate.onnx has this chain: the same samplers in the same order, with the same fixed options.
+        """Return whether generate.onnx contains this chain: the same samplers in the same order, with the same fixed options.
 
         Args:
-            chain: each sampler's name and options.
+            chain: name and options of each sampler.
         """
-        own = self.exported.chain
+        own = self.exported.samplers
         if own is None or [name for name, _ in chain] != [step["name"] for step in own]:
             return False
         pairs = [(step["fixed"], options) for step, (_, options) in zip(own, chain, strict=True)]
         return all(options.get(key) == value for fixed, options in pairs for key, value in fixed.items())
 
     def set_options(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Give the samplers inside the graph their numbers; for a chain that `takes` accepts."""
+        """Set the options of the samplers in the graph. The chain must be one that `takes` accepts."""
         if self._generate is None:
             session, self._generate = self._open(GENERATE)
             self._inputs = {value.name: value for value in session.get_inputs()}
             _check_options(self._inputs, self.exported)
-            self._looks_back, self._knows_prompt = "text_ids" in self._inputs, "prompt_length" in self._inputs
+            self._needs_text, self._needs_prompt_length = "text_ids" in self._inputs, "prompt_length" in self._inputs
             self._bind_buffers(self._generate)
-        for step, (_, options) in zip(self.exported.chain or [], chain, strict=True):
+        for step, (_, options) in zip(self.exported.samplers or [], chain, strict=True):
             for option, name in step["inputs"].items():
-                number = limited(options[option], *step["limits"].get(option, (None, None)))
-                self._generate.input(name, np.full(self._inputs[name].shape, number, TYPES[self._inputs[name].type]))
+                value = clamp(options[option], *step["limits"].get(option, (None, None)))
+                self._generate.input(name, np.full(self._inputs[name].shape, value, TYPES[self._inputs[name].type]))
 
     def draw(self, ids: Ids, uniform: Sequence[float], text: Ids, prompt_length: int, padding: Ids | None = None) -> Ids:
-        """Read (B, T) further ids, run the samplers and draw: (B,) ids. See `gpt2demo.interfaces.SamplingEngine`."""
+        """Read the next ids (B, T) and sample the following ones, (B,). See `gpt2demo.interfaces.SamplingEngine`."""
         assert self._generate is not None  # set_options comes first
-        if self._looks_back:
+        if self._needs_text:
             self._generate.input("text_ids", np.ascontiguousarray(text))
-        if self._knows_prompt:
+        if self._needs_prompt_length:
             self._generate.input("prompt_length", np.array(prompt_length))
-        for part in self._parts(ids):
-            self._generate.inputs(self._given(part, padding))
+        for part in self._split(ids):
+            self._generate.inputs(self._step_inputs(part, padding))
             self._generate.input("uniform", self._uniform)
             self._generate.output("next_ids", self._next)
             self._uniform[:, 0] = uniform
@@ -186,42 +187,43 @@ class OnnxEngine:
 
     # ------------------------------------------------------------------------------------------ buffers
 
-    def _given(self, ids: Ids, padding: Ids | None) -> dict[str, npt.NDArray[Any]]:
-        """What every step reads: new ids, their positions, and which of all positions are no padding."""
+    def _step_inputs(self, ids: Ids, padding: Ids | None) -> dict[str, npt.NDArray[Any]]:
+        """Return the inputs of a step: new ids, their positions, and the mask of all positions."""
         check_feed(ids, self)
         rows, count = ids.shape
         start, end = self._length, self._length + count
         if start == 0:
-            self._begin(rows, padding)
+            self._begin_batch(rows, padding)
         elif rows != self._rows:
             raise SettingError(f"{rows} rows: the cache holds {self._rows}; reset the engine first")
         self._mask[:, start:end] = self._text[:, start:end]
-        if start and count == 1:  # in arrays that are bound already
+        if start and count == 1:  # the arrays of single steps are already bound
             self._new_ids[...] = ids
             self._new_positions[...] = self._positions[:, start:end]
             return self._single
         arrays = {"input_ids": ids, "position_ids": self._positions[:, start:end], "attention_mask": self._mask[:, :end]}
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
-    def _parts(self, ids: Ids) -> list[Ids]:
-        """The ids; singly where onnxruntime's attention takes no more: behind a cache of several rows."""
-        singly = self._length and ids.shape[0] > 1 and ids.shape[1] > 1
-        return [column[:, None] for column in ids.T] if singly else [ids]
+    def _split(self, ids: Ids) -> list[Ids]:
+        """Split into single positions where needed: onnxruntime's attention reads one at a time into a cached batch."""
+        single = self._length and ids.shape[0] > 1 and ids.shape[1] > 1
+        return [column[:, None] for column in ids.T] if single else [ids]
 
-    def _begin(self, rows: int, padding: Ids | None) -> None:
-        """Start a new batch; where it has as many rows as the last one, in the same memory."""
+    def _begin_batch(self, rows: int, padding: Ids | None) -> None:
+        """Start a new batch. Buffers are reused if the number of rows is the same as before."""
         if rows != self._rows:
             self._allocate(rows)
-        place = np.arange(self.n_positions) - (np.zeros((rows, 1), np.int64) if padding is None else padding.reshape(rows, 1))
-        self._positions, self._text = np.maximum(place, 0), (place >= 0).astype(np.int64)  # (B, n_positions)
+        offset = np.zeros((rows, 1), np.int64) if padding is None else padding.reshape(rows, 1)
+        positions = np.arange(self.n_positions) - offset  # (B, n_positions), negative for padding
+        self._positions, self._text = np.maximum(positions, 0), (positions >= 0).astype(np.int64)
         self._mask[:] = 0
 
     def _allocate(self, rows: int) -> None:
-        """Take the memory that a batch needs, and bind it."""
+        """Allocate the buffers of a batch and bind them."""
         self._rows = rows
         self._one, self._all = np.array([1]), np.array([0])
         self._new_ids, self._new_positions = np.empty((rows, 1), np.int64), np.empty((rows, 1), np.int64)
-        self._mask = np.zeros((rows, self.n_positions), np.int64)  # 1 for a token, 0 for padding and for what is to come
+        self._mask = np.zeros((rows, self.n_positions), np.int64)  # 1 for tokens, 0 for padding and unused positions
         self._single = {"input_ids": self._new_ids, "position_ids": self._new_positions, "attention_mask": self._mask}
         self._next, self._uniform = np.empty((rows, 1), np.int64), np.empty((rows, 1))
         self._logits = np.empty((rows, 1, self.vocab_size), np.float32)
@@ -234,38 +236,38 @@ class OnnxEngine:
             self._bind_buffers(graph)
 
     def _bind_buffers(self, graph: Binding) -> None:
-        """Let a graph read and write the cache, where there is one."""
+        """Bind the cache, if it is allocated, to a graph."""
         for (source, target), cache in self._caches.items():
             graph.shared(source, target, cache)
 
 
-def limited(number: float, low: float | None, high: float | None) -> float:
-    """A number within limits, of which there may be none."""
-    number = number if low is None else max(low, number)
-    return number if high is None else min(high, number)
+def clamp(value: float, low: float | None, high: float | None) -> float:
+    """Clamp a value; None means no limit."""
+    value = value if low is None else max(low, value)
+    return value if high is None else min(high, value)
 
 
 def _check_options(inputs: Mapping[str, Any], exported: Exported) -> None:
-    """Make sure that generate.onnx takes the numbers that the certificate names, and no others.
+    """Check that generate.onnx has exactly the sampler inputs that the certificate describes.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: its inputs differ.
     """
-    named = {name for step in exported.chain or [] for name in step["inputs"].values()}
+    named = {name for step in exported.samplers or [] for name in step["inputs"].values()}
     others = {"input_ids", "attention_mask", "position_ids", "uniform", "text_ids", "prompt_length"}
     others |= set(cache_names("past_key_values", exported.config.n_layer))
     if named != inputs.keys() - others or not all(
-        step["inputs"].keys() <= step["values"].keys() for step in exported.chain or []
+        step["inputs"].keys() <= step["values"].keys() for step in exported.samplers or []
     ):
         file = exported.folder / GENERATE
-        raise CheckpointError(f"{file}: its inputs are not those of the samplers that {CERTIFICATE} describes")
+        raise CheckpointError(f"{file}: its inputs are not those of the samplers in {CERTIFICATE}")
 
 
 def _check_graph(session: Any, exported: Exported) -> None:
-    """Make sure that a graph has our names and shapes.
+    """Check that model.onnx has the names and shapes of an export with this certificate.
 
     Raises:
-        CheckpointError: it has not.
+        CheckpointError: they differ.
     """
     config = exported.config
     shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
@@ -276,4 +278,4 @@ def _check_graph(session: Any, exported: Exported) -> None:
     fixed = {name: [size for size in shape if isinstance(size, int)] for name, shape in shapes.items()}
     if fixed != wanted:
         file = exported.folder / MODEL
-        raise CheckpointError(f"{file}: its inputs and outputs are not those of the model that {CERTIFICATE} describes")
+        raise CheckpointError(f"{file}: its inputs and outputs are not those of the model in {CERTIFICATE}")

@@ -15,7 +15,7 @@ from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.interfaces import Exporter
 from gpt2demo.runs.find import find_model
 from gpt2demo.runs.folder import Run, exports_dir, now
-from gpt2demo.sampling.saved import FILE as CHAINS
+from gpt2demo.sampling.chains import FILE as CHAINS
 from gpt2demo.storage import new_folder, read_json, remove_abandoned, safe_check, write_json
 
 MARK = "gpt2demo.json"

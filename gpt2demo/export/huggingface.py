@@ -63,7 +63,7 @@ def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
     if not expected.isfinite().all():
         raise ExportError("the logits of the model are not finite; it is damaged, or its training diverged")
     if not difference <= limit:
-        raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, the limit is {limit:.3g}; try fp32")
+        raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, limit {limit:.3g}; try fp32")
     return {"largest_difference": difference, "limit": limit}
 
 

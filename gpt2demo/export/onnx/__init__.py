@@ -1,1 +1,1 @@
-"""Export to ONNX: the graphs, the sampler chain inside, and the certificate."""
+"""Export to ONNX: the graphs, the sampler chain in the graph, and the certificate."""

@@ -1,7 +1,7 @@
-"""genai_config.json: what onnxruntime-genai wants to know of an exported model.
+"""Write genai_config.json, the configuration that onnxruntime-genai needs to run an export.
 
-The names and traps come from reading and running onnxruntime-genai 0.18: every value is written out, because the defaults of
-the search are not neutral (top_k is 50 when it is left out).
+Checked with onnxruntime-genai 0.18. All search settings are written, because some defaults change the output (a missing top_k
+means 50).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from gpt2demo.config import ModelConfig
 from gpt2demo.engines.exported import head_dim
 
 PAD = -1
-"""genai takes an id that equals the pad id at a prompt's end for padding, without a word; so it must be no id of the text."""
+"""genai silently treats ids equal to the pad id at the end of a prompt as padding, so this must not be a valid id."""
 
 
 def genai_config(config: ModelConfig, eos_id: int | None) -> dict[str, Any]:
-    """The content of genai_config.json.
+    """Return the content of genai_config.json.
 
     Args:
         config: the model's shape.
-        eos_id: the tokenizer's end-of-text id. genai insists on one in the vocabulary; where the tokenizer has none it is
-            told the last id: 0xFF for bytes, which UTF-8 never has, and the rarest piece or highest character elsewhere.
+        eos_id: the tokenizer's end-of-text id, or None. genai requires one in the vocabulary. Without one the last id is used:
+            byte 0xFF for the byte tokenizer, which UTF-8 never contains, and the rarest token or highest character elsewhere.
     """
     end = config.vocab_size - 1 if eos_id is None else eos_id
     return {
         "model": {
-            "type": "decoder",  # its "gpt2" wants keys and values in one tensor
+            "type": "decoder",  # genai's "gpt2" expects keys and values in one tensor
             "bos_token_id": end,
             "eos_token_id": end,
             "pad_token_id": PAD,
@@ -39,7 +39,7 @@ def genai_config(config: ModelConfig, eos_id: int | None) -> dict[str, Any]:
 
 
 def _decoder(config: ModelConfig) -> dict[str, Any]:
-    """The graph's file, sizes and names."""
+    """Return the file name, sizes, and input and output names of the graph."""
     past = {f"past_{part}_names": f"past_key_values.%d.{part}" for part in ("key", "value")}
     present = {f"present_{part}_names": f"present.%d.{part}" for part in ("key", "value")}
     return {
@@ -56,7 +56,7 @@ def _decoder(config: ModelConfig) -> dict[str, Any]:
 
 
 def _search(config: ModelConfig) -> dict[str, Any]:
-    """Greedy unless the caller asks for more; all values stand here."""
+    """Return the search settings: greedy, with every optional change of the distribution turned off."""
     return {
         "do_sample": False,
         "min_length": 0,
@@ -73,5 +73,5 @@ def _search(config: ModelConfig) -> dict[str, Any]:
         "top_k": 0,
         "top_p": 1.0,
         "random_seed": -1,
-        "past_present_share_buffer": True,  # the graph writes into the past that it is given; else it is copied for each token
+        "past_present_share_buffer": True,  # otherwise genai copies the cache for each token
     }

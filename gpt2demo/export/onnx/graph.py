@@ -1,13 +1,13 @@
-"""GPT-2 as an ONNX graph, written node by node with the operators that onnxruntime has for transformers.
+"""Build GPT-2 as an ONNX graph, node by node, with onnxruntime's operators for transformers.
 
-A graph that an exporter makes of PyTorch code has a few dozen small nodes a layer, and a cache that is copied for each token.
-Here a layer has nine nodes, and attention (`GroupQueryAttention`) writes new keys and values into the buffer that it reads from,
-where host and past share one. That it is the same model is not assumed: `certificate.py` proves it for each export.
+A graph exported from PyTorch code has a few dozen small nodes per layer and copies the cache for each token. Here a layer has
+nine nodes, and if past and present share a buffer, attention (`GroupQueryAttention`) writes new keys and values into it in place.
+`certificate.py` compares each export with the PyTorch model.
 
-Padding is hidden in two ways: by a bias, which takes the fewest nodes and which attention on NVIDIA GPUs refuses; in fp16, which
-is for those, by giving each row's attention its own length.
+Padding is masked in one of two ways. An attention bias needs the fewest nodes, but onnxruntime's attention on NVIDIA GPUs does
+not support it. The fp16 graph, which is for these GPUs, passes the length of each row to attention instead.
 
-The inputs and outputs have the names and axes that Optimum, onnxruntime-genai and transformers.js look for:
+Inputs and outputs have the names and axes that Optimum, onnxruntime-genai and transformers.js expect:
 
 input_ids, position_ids      int64   batch_size, sequence_length
 attention_mask               int64   batch_size, past_sequence_length + sequence_length
@@ -15,7 +15,7 @@ past_key_values.N.key|value  float   batch_size, n_head, past_sequence_length, h
 logits                       float   batch_size, sequence_length, vocab_size
 present.N.key|value          float   batch_size, n_head, past_sequence_length + sequence_length, head_dim
 
-Legend for shapes: B = batch, T = new positions, P = positions in the cache, S = P + T, C = width, H = heads,
+Shapes: B = batch, T = new positions, P = positions in the cache, S = P + T, C = width, H = heads,
 D = width of a head (`engines.exported.head_dim`), V = vocabulary.
 """
 
@@ -38,16 +38,16 @@ IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 INT32 = {"to": ir.DataType.INT32.value}
 Weights = Mapping[str, npt.NDArray[Any] | Quantized]
-Where = Sequence[ir.Value | None]
+AttentionInputs = Sequence[ir.Value | None]
 
 IDS = ("batch_size", "sequence_length")
 MASK = ("batch_size", "past_sequence_length + sequence_length")
 KEEP = "num_logits_to_keep"
-"""An input that may be left out: how many of the last positions get logits; 0, which it is by itself, means all."""
+"""Optional input: number of trailing positions to compute logits for; the default 0 means all."""
 
 
-def padded_heads(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
-    """The model's weights with each head filled up with zeros to `head_dim`: they add nothing to any product."""
+def pad_heads(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
+    """Return the model's weights with each head padded with zeros to `head_dim`. The zeros do not change any product."""
     H, D = config.n_head, config.n_embd // config.n_head
     more = head_dim(config) - D
 
@@ -63,11 +63,11 @@ def padded_heads(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> di
 
 
 class Writer(Tape):
-    """Records nodes and weights.
+    """Record the nodes and weights of a graph.
 
     Args:
         config: the model's shape.
-        weights: name -> (out, in) matrices, vectors and tables as the model has them; see `arrays`.
+        weights: name -> (out, in) matrix, vector or embedding table, as in the model; see `write.convert_weights`.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
@@ -78,39 +78,39 @@ class Writer(Tape):
         self._stored: dict[str, ir.Value] = {}
 
     def stored(self, name: str, array: npt.NDArray[Any] | None = None) -> ir.Value:
-        """A weight or constant as a value; one name is stored once."""
+        """Return the value of a weight or constant. Each name is stored once."""
         if name not in self._stored:
             found = self.weights[name] if array is None else array
             self._stored[name] = self.initializer(ir.tensor(np.asarray(found, order="C"), name=name))
         return self._stored[name]
 
-    def number(self, value: float | Sequence[float], dtype: npt.DTypeLike = np.int64) -> ir.Value:
-        """A constant."""
+    def constant(self, value: float | Sequence[float], dtype: npt.DTypeLike = np.int64) -> ir.Value:
+        """Return the value of a constant."""
         array = np.array(value, dtype)
         return self.stored(f"constant_{array.dtype}_{'_'.join(map(str, array.reshape(-1)))}_{array.ndim}", array)
 
     def embedding(self, name: str, ids: ir.Value) -> ir.Value:
-        """Rows of a table, which may have 8 bits: (B, T) -> (B, T, C)."""
+        """Look up rows of a table, which may be quantized: (B, T) -> (B, T, C)."""
         table = self.weights[name]
         if not isinstance(table, Quantized):
             return self.op("Gather", [self.stored(name), ids])
-        # GatherBlockQuantized is all this in one node, but the onnxruntime that browsers load by itself has none for WebAssembly.
-        numbers = self.op("Gather", [self.stored(f"{name}.blocks", table.blocks), ids])  # (B, T, blocks, block) uint8
+        # GatherBlockQuantized does this in one node, but the WebAssembly build of onnxruntime for browsers does not have it.
+        blocks = self.op("Gather", [self.stored(f"{name}.blocks", table.blocks), ids])  # (B, T, blocks, block) uint8
         scales = self.op("Gather", [self.stored(f"{name}.row_scales", table.scales[..., None]), ids])  # (B, T, blocks, 1)
-        middle = self.number(2 ** (table.bits - 1), np.float32)
-        rows = self.op("Mul", [self.op("Sub", [self.op("Cast", [numbers], {"to": ir.DataType.FLOAT.value}), middle]), scales])
-        return self.op("Reshape", [rows, self.number([0, 0, self.config.n_embd])])
+        middle = self.constant(2 ** (table.bits - 1), np.float32)
+        rows = self.op("Mul", [self.op("Sub", [self.op("Cast", [blocks], {"to": ir.DataType.FLOAT.value}), middle]), scales])
+        return self.op("Reshape", [rows, self.constant([0, 0, self.config.n_embd])])
 
     def linear(self, name: str, x: ir.Value, *, bias: bool = False, output: ir.Value | None = None) -> ir.Value:
-        """X Wᵀ, plus the layer's bias if it is wanted."""
+        """Return x Wᵀ, plus the layer's bias on request."""
         weight = self.weights[f"{name}.weight"]
-        offset = self.stored(f"{name}.bias") if bias else None
+        added = self.stored(f"{name}.bias") if bias else None
         if isinstance(weight, Quantized):
-            return self._quantized_linear(f"{name}.weight", weight, x, offset, output)
-        if name == "wte":  # the head: the embedding, stored once
+            return self._quantized_linear(f"{name}.weight", weight, x, added, output)
+        if name == "wte":  # the output head uses the token embedding, which is stored once
             return self.op("FusedMatMul", [x, self.stored("wte.weight")], {"transB": 1}, domain=MICROSOFT, output=output)
         y = self.op("MatMul", [x, self.stored(f"{name}.weight", weight.T)], output=None if bias else output)
-        return self.op("Add", [y, offset], output=output) if bias else y
+        return self.op("Add", [y, added], output=output) if bias else y
 
     def _quantized_linear(self, name: str, weight: Quantized, x: ir.Value, bias: Any, output: Any) -> ir.Value:
         rows, columns = weight.shape
@@ -120,27 +120,29 @@ class Writer(Tape):
 
 
 def decoder(w: Writer, ids: ir.Value, mask: ir.Value, positions: ir.Value) -> tuple[ir.Value, list[ir.Value], list[ir.Value]]:
-    """Everything below the head.
+    """Add everything except the output head.
 
     Returns:
-        The last layer norm's result (B, T, C); the inputs and the outputs of the cache, keys and values by turns.
+        The result of the last layer norm (B, T, C); the inputs and the outputs of the cache, keys and values alternating.
     """
     total = w.op("Cast", [w.op("Shape", [mask], {"start": 1, "end": 2})], INT32)  # (1,): S
     if w.dtype == np.float16:
-        place = places(w, mask, ids)
-        ids, positions = (w.op("ScatterElements", [value, place, value], {"axis": 1}) for value in (ids, positions))
-        hidden, past, present = layers(w, ids, positions, [count_minus_one(w, mask), total, None])
-        place = w.op("Unsqueeze", [place, w.number([2])])  # (B, T, 1)
-        return w.op("GatherND", [hidden, place], {"batch_dims": 1}), past, present
+        columns = left_aligned_columns(w, mask, ids)
+        ids, positions = (w.op("ScatterElements", [value, columns, value], {"axis": 1}) for value in (ids, positions))
+        hidden, past, present = layers(w, ids, positions, [last_positions(w, mask), total, None])
+        columns = w.op("Unsqueeze", [columns, w.constant([2])])  # (B, T, 1)
+        return w.op("GatherND", [hidden, columns], {"batch_dims": 1}), past, present
     last = w.op("ArgMax", [mask], {"axis": 1, "keepdims": 0, "select_last_index": 1})
-    newest = w.op("Cast", [last], INT32)  # (B,): S - 1, or less where zeros follow
+    newest = w.op("Cast", [last], INT32)  # (B,): S - 1, or less if the mask ends with zeros
     return layers(w, ids, positions, [newest, total, padding_bias(w, mask, ids)])
 
 
-def layers(w: Writer, ids: ir.Value, positions: ir.Value, where: Where) -> tuple[ir.Value, list[ir.Value], list[ir.Value]]:
-    """Embeddings, all layers and the last layer norm; `where` is for `attention`. Returns what `decoder` does."""
+def layers(
+    w: Writer, ids: ir.Value, positions: ir.Value, where: AttentionInputs
+) -> tuple[ir.Value, list[ir.Value], list[ir.Value]]:
+    """Add embeddings, all layers and the last layer norm; for `where` see `attention`. Return the same as `decoder`."""
     past, present = cache_values(w, "past_key_values", "past"), cache_values(w, "present", "present")
-    x = w.op("Add", [w.embedding("wte.weight", ids), w.embedding("wpe.weight", positions)])  # (B, T, C), the stream
+    x = w.op("Add", [w.embedding("wte.weight", ids), w.embedding("wpe.weight", positions)])  # (B, T, C), the residual stream
     normed = layer_norm(w, "h.0.ln_1", x)
     for layer in range(w.config.n_layer):
         name = f"h.{layer}"
@@ -152,39 +154,42 @@ def layers(w: Writer, ids: ir.Value, positions: ir.Value, where: Where) -> tuple
     return normed, past, present
 
 
-def places(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
-    """(B, T) int64: the place of each new column in a row whose text begins at its first place and whose padding follows it.
+def left_aligned_columns(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
+    """Return the column of each new position after moving padding from the left to the right of its row, (B, T) int64.
 
-    onnxruntime's attention on NVIDIA GPUs takes no bias that could hide padding, but rows of different lengths: so padding
-    that is on the left goes to the right before the layers, and back behind them. Places of padding are counted from the end.
+    onnxruntime's attention on NVIDIA GPUs does not support a bias that masks padding, but it supports rows of different lengths.
+    So padding on the left is moved to the right before the layers and back after them. Columns of padding are negative: they
+    count from the end.
     """
     count = w.op("Shape", [ids], {"start": 1, "end": 2})  # (1,): T
-    text = w.op("Slice", [mask, w.op("Neg", [count]), w.number([2**62]), w.number([1])])  # (B, T): 1 for a token
-    forwards = w.op("Sub", [w.op("CumSum", [text, w.number(1)]), w.number(1)])
-    padding = w.op("CumSum", [w.op("Sub", [w.number(1), text]), w.number(1)], {"reverse": 1})
+    text = w.op("Slice", [mask, w.op("Neg", [count]), w.constant([2**62]), w.constant([1])])  # (B, T): 1 for a token
+    forwards = w.op("Sub", [w.op("CumSum", [text, w.constant(1)]), w.constant(1)])
+    padding = w.op("CumSum", [w.op("Sub", [w.constant(1), text]), w.constant(1)], {"reverse": 1})
     return w.op("Where", [w.op("Cast", [text], {"to": ir.DataType.BOOL.value}), forwards, w.op("Neg", [padding])])
 
 
-def count_minus_one(w: Writer, mask: ir.Value) -> ir.Value:
-    """(B,) int32: the tokens of each row so far but one; 0 where there is none yet."""
-    count = w.op("ReduceSum", [mask, w.number([1])], {"keepdims": 0})
-    return w.op("Cast", [w.op("Sub", [w.op("Max", [count, w.number(1)]), w.number(1)])], INT32)
+def last_positions(w: Writer, mask: ir.Value) -> ir.Value:
+    """Return the number of tokens in each row minus one, at least 0, (B,) int32."""
+    count = w.op("ReduceSum", [mask, w.constant([1])], {"keepdims": 0})
+    return w.op("Cast", [w.op("Sub", [w.op("Max", [count, w.constant(1)]), w.constant(1)])], INT32)
 
 
 def padding_bias(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
-    """(B, 1, T, S): 0 for a token and a large negative number for padding. Not -inf: a softmax over nothing else is NaN."""
-    bias = w.op("Gather", [w.number([-1e4, 0], w.dtype), mask])  # (B, S)
-    new = w.op("Unsqueeze", [ids, w.number([1, 3])])  # (B, 1, T, 1)
-    return w.op("Expand", [w.op("Unsqueeze", [bias, w.number([1, 2])]), w.op("Shape", [new])])
+    """Return 0 for tokens and -1e4 for padding, (B, 1, T, S). With -inf, the softmax of a row of only padding would be NaN."""
+    bias = w.op("Gather", [w.constant([-1e4, 0], w.dtype), mask])  # (B, S)
+    new = w.op("Unsqueeze", [ids, w.constant([1, 3])])  # (B, 1, T, 1)
+    return w.op("Expand", [w.op("Unsqueeze", [bias, w.constant([1, 2])]), w.op("Shape", [new])])
 
 
-def attention(w: Writer, name: str, x: ir.Value, past: Sequence[ir.Value], where: Where, present: Sequence[ir.Value]) -> ir.Value:
-    """Causal attention over cache and new positions: (B, T, C) -> (B, T, C). Query, key and value go in as one tensor.
+def attention(
+    w: Writer, name: str, x: ir.Value, past: Sequence[ir.Value], where: AttentionInputs, present: Sequence[ir.Value]
+) -> ir.Value:
+    """Add causal attention over cache and new positions: (B, T, C) -> (B, T, C). Query, key and value are one tensor.
 
-    `where`: each row's tokens so far but one (B,), S (1,), both int32; the bias of `padding_bias`, or None.
+    `where` has each row's last position (B,) and S (1,), both int32, and the bias of `padding_bias` or None.
     """
     newest, total, bias = where
-    scale = (w.config.n_embd // w.config.n_head) ** -0.5  # of the heads as they were trained, see `padded_heads`
+    scale = (w.config.n_embd // w.config.n_head) ** -0.5  # of the trained width, without the padding of `pad_heads`
     heads = {"num_heads": w.config.n_head, "kv_num_heads": w.config.n_head, "scale": scale}
     qkv = w.linear(f"{name}.attn.c_attn", x, bias=True)  # (B, T, 3C)
     inputs = [qkv, None, None, *past, newest, total, *([None, None, None, bias] if bias else [])]
@@ -194,77 +199,83 @@ def attention(w: Writer, name: str, x: ir.Value, past: Sequence[ir.Value], where
 
 
 def layer_norm(w: Writer, name: str, x: ir.Value) -> ir.Value:
-    """(B, T, C) -> (B, T, C)."""
+    """Add a layer norm: (B, T, C) -> (B, T, C)."""
     return w.op("LayerNormalization", [x, w.stored(f"{name}.weight"), w.stored(f"{name}.bias")], {"epsilon": 1e-5})
 
 
-def add_and_norm(w: Writer, stream: ir.Value, part: ir.Value, linear: str, norm: str) -> tuple[ir.Value, ir.Value]:
-    """Add a sub-block's result, without its bias yet, and the bias to the stream; give the stream and its layer norm."""
-    parts = [part, stream, w.stored(f"{norm}.weight"), w.stored(f"{norm}.bias"), w.stored(f"{linear}.bias")]
-    normed, _, _, added = w.op_multi_out("SkipLayerNormalization", parts, {"epsilon": 1e-5}, num_outputs=4, domain=MICROSOFT)
+def add_and_norm(w: Writer, stream: ir.Value, update: ir.Value, linear: str, norm: str) -> tuple[ir.Value, ir.Value]:
+    """Add a sub-block's result and the bias of its last linear layer to the residual stream.
+
+    Returns:
+        The stream, and its layer norm.
+    """
+    inputs = [update, stream, w.stored(f"{norm}.weight"), w.stored(f"{norm}.bias"), w.stored(f"{linear}.bias")]
+    normed, _, _, added = w.op_multi_out("SkipLayerNormalization", inputs, {"epsilon": 1e-5}, num_outputs=4, domain=MICROSOFT)
     return added, normed
 
 
 def cache_values(w: Writer, prefix: str, axis: str) -> list[ir.Value]:
-    """The cache's tensors, (B, H, P, D) or (B, H, S, D)."""
+    """Return the cache's inputs (B, H, P, D), for the axis `past`, or its outputs (B, H, S, D)."""
     length = "past_sequence_length" if axis == "past" else MASK[1]
     shape = ("batch_size", w.config.n_head, length, head_dim(w.config))
     return [ir.val(name, data_type(w.dtype), shape) for name in cache_names(prefix, w.config.n_layer)]
 
 
 def data_type(dtype: npt.DTypeLike) -> ir.DataType:
-    """ONNX's name of a numpy type."""
+    """Return the ONNX data type of a numpy dtype."""
     return ir.DataType.from_numpy(np.dtype(dtype))
 
 
 def model_graph(config: ModelConfig, weights: Weights) -> ir.Model:
-    """The whole model: ids, mask, positions and cache in; logits and the grown cache out."""
+    """Return the whole model: ids, mask, positions and cache in; logits and the extended cache out."""
     w = Writer(config, weights)
-    given = model_inputs()
-    hidden, past, present = decoder(w, *given)
+    inputs = model_inputs()
+    hidden, past, present = decoder(w, *inputs)
     keep = w.stored(KEEP, np.array([0], np.int64))
     logits = ir.val("logits", ir.DataType.FLOAT, (*IDS, config.vocab_size))
-    kept = w.op("Slice", [hidden, w.op("Neg", [keep]), w.number([2**62]), w.number([1])])
-    head(w, kept, logits)
-    return finished(w, [*given, *past, keep], [logits, *present])
+    kept = w.op("Slice", [hidden, w.op("Neg", [keep]), w.constant([2**62]), w.constant([1])])
+    output_head(w, kept, logits)
+    return build(w, [*inputs, *past, keep], [logits, *present])
 
 
 def generate_graph(config: ModelConfig, weights: Weights, chain: ir.Graph, vocab_size: int) -> ir.Model:
-    """The model with a sampler chain and the draw behind it: ids, mask, positions, cache and the chain's inputs in, next ids out.
+    """Return the model followed by a sampler chain and the draw.
+
+    Its inputs are ids, mask, positions, cache and the chain's inputs; its outputs the next ids and the extended cache.
 
     Args:
         config: the model's shape.
         weights: as for `model_graph`.
-        chain: as `sampling.trace` gives it; its nodes are moved into the new graph.
-        vocab_size: how many ids the tokenizer has; the model may have more.
+        chain: the result of `sampling.trace`; its nodes are moved into the new graph.
+        vocab_size: vocabulary size of the tokenizer; the model may have more ids.
     """
     w = Writer(config, weights)
-    given = model_inputs()
-    hidden, past, present = decoder(w, *given)
-    last = w.op("Gather", [hidden, w.number(-1)], {"axis": 1})  # (B, C)
-    logits = head(w, last)  # (B, V)
+    inputs = model_inputs()
+    hidden, past, present = decoder(w, *inputs)
+    last = w.op("Gather", [hidden, w.constant(-1)], {"axis": 1})  # (B, C)
+    logits = output_head(w, last)  # (B, V)
     if vocab_size < config.vocab_size:
-        logits = w.op("Slice", [logits, w.number([0]), w.number([vocab_size]), w.number([1])])
+        logits = w.op("Slice", [logits, w.constant([0]), w.constant([vocab_size]), w.constant([1])])
     ir.convenience.replace_all_uses_with(chain.inputs[0], logits)
     used = [value for value in chain.inputs[1:] if value.uses()]
-    return finished(w, [*given, *past, *used], [*chain.outputs, *present], chain)
+    return build(w, [*inputs, *past, *used], [*chain.outputs, *present], chain)
 
 
 def model_inputs() -> list[ir.Value]:
-    """New ids, the mask of all positions, the new ids' positions."""
+    """Return the inputs new ids, mask of all positions, and positions of the new ids."""
     shapes = {"input_ids": IDS, "attention_mask": MASK, "position_ids": IDS}
     return [ir.val(name, ir.DataType.INT64, shape) for name, shape in shapes.items()]
 
 
-def head(w: Writer, hidden: ir.Value, logits: ir.Value | None = None) -> ir.Value:
-    """Logits in float32: (..., C) -> (..., V)."""
+def output_head(w: Writer, hidden: ir.Value, logits: ir.Value | None = None) -> ir.Value:
+    """Add the output head, whose logits are float32: (..., C) -> (..., V)."""
     if w.dtype == np.float32:
         return w.linear("wte", hidden, output=logits)
     return w.op("Cast", [w.linear("wte", hidden)], {"to": ir.DataType.FLOAT.value}, output=logits)
 
 
-def finished(w: Writer, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], tail: ir.Graph | None = None) -> ir.Model:
-    """The recorded nodes, and those of another graph behind them, as a model."""
+def build(w: Writer, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], tail: ir.Graph | None = None) -> ir.Model:
+    """Return a model of the recorded nodes, followed by the nodes of another graph."""
     opsets = {"": OPSET, MICROSOFT: 1}
     nodes, initializers = list(w.nodes), list(w.initializers)
     if tail is not None:

@@ -1,4 +1,4 @@
-"""Writes an exported folder: model.onnx, generate.onnx, what other runtimes want to know, and the certificate."""
+"""Write the export folder: model.onnx, generate.onnx, configuration for other runtimes, and the certificate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import onnx_ir as ir
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, ModelConfig
 from gpt2demo.engines.exported import CERTIFICATE, FORMAT, GENERATE, MODEL, Dtype, head_dim
 from gpt2demo.errors import ExportError
-from gpt2demo.export.onnx.certificate import prove
+from gpt2demo.export.onnx.certificate import verify
 from gpt2demo.export.onnx.genai import genai_config
-from gpt2demo.export.onnx.graph import OPSET, Weights, generate_graph, model_graph, padded_heads
-from gpt2demo.export.onnx.protobuf import weight_places
+from gpt2demo.export.onnx.graph import OPSET, Weights, generate_graph, model_graph, pad_heads
+from gpt2demo.export.onnx.protobuf import weight_ranges
 from gpt2demo.export.onnx.quantization import quantize
 from gpt2demo.export.onnx.sampling import trace
 from gpt2demo.export.onnx.summary import summary
@@ -25,34 +25,36 @@ from gpt2demo.model import GPT2
 from gpt2demo.runs.checkpoint import load_tokenizer, write_tokenizer_json
 from gpt2demo.runs.folder import Run, now
 from gpt2demo.runs.weights import load_model
-from gpt2demo.sampling.saved import with_own_chains
+from gpt2demo.sampling.chains import create_chain, resolve_chains
 from gpt2demo.storage import read_json, require_space, sha256, write_json
 
-BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.7}  # of a weight on disk, with the blocks' scales
+BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.1, "int4": 0.7}
+"""Average size on disk, including the scales of quantized blocks."""
 FILE_LIMIT = 2**31 - 2**20
-"""A protobuf message ends at 2 GiB, and weights in a second file would not be one file to check and to ship."""
+"""A protobuf message is at most 2 GiB. Weights in a second file would allow more, but the model should be one file."""
 TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32"}}
-"""For transformers.js, whose "dtype" chooses nothing but the file's name: fp32 is model.onnx, whatever the weights in it are."""
-SHARED = 1024  # bytes; smaller weights and constants stand in generate.onnx itself
+"""transformers.js derives only the file name from this "dtype": fp32 means model.onnx, whatever dtype its weights have."""
+MIN_SHARED_BYTES = 1024
+"""Smaller weights and constants are stored in generate.onnx itself instead of referring to model.onnx."""
 
 
 def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequence[str], report: Callable[[str], None]) -> None:
-    """Write a verified checkpoint as an export into an empty folder, and prove it. The contract is `interfaces.Exporter`'s.
+    """Write a verified checkpoint into an empty folder and verify the result. See `gpt2demo.interfaces.Exporter`.
 
     Args:
-        checkpoint: the folder of the checkpoint.
-        folder: where to write.
-        dtype: how the weights are stored.
-        samplers: the chain inside generate.onnx, each `NAME:key=value`; the default chain when empty.
+        checkpoint: the checkpoint folder.
+        folder: the folder to write.
+        dtype: dtype of the stored weights.
+        samplers: the chain inside generate.onnx, each `NAME:key=value`; empty for the default chain.
         report: called with one line of text at each stage.
 
     Raises:
-        ExportError: the written model is not the same model, or too large for one file.
-        SettingError: a sampler cannot be part of a graph, or the model's width cannot be cut into blocks.
+        ExportError: the exported model differs from the original, or is too large for one file.
+        SettingError: a sampler cannot be traced, or the model's width is not divisible into quantization blocks.
     """
     model = load_model(checkpoint)
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
-    chosen = with_own_chains(GenerateConfig.create(samplers=tuple(samplers)), checkpoint).samplers
+    chosen = resolve_chains(GenerateConfig.create(samplers=tuple(samplers)), checkpoint).samplers
     chain = write_graphs(model, folder, dtype, chosen, tokenizer.vocab_size, report)
     write_json(folder / "config.json", {**read_json(checkpoint / "config.json"), **TRANSFORMERS_JS})
     shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
@@ -60,12 +62,12 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
     if write_tokenizer_json(tokenizer, model.config.n_positions, folder):
         shutil.copyfile(Path(__file__).with_name("run.py"), folder / "run.py")
     else:
-        report("this tokenizer cannot be written as tokenizer.json: other programs get ids, not text, and there is no run.py")
+        report("this tokenizer cannot be written as tokenizer.json; other programs can only use ids, and run.py is left out")
     write_json(folder / "genai_config.json", genai_config(model.config, tokenizer.eos_id))
-    identity = describe(checkpoint, folder, model.config, dtype, chain)
-    write_json(folder / CERTIFICATE, identity)  # from here on the engine loads it
-    report("comparing it with the PyTorch model")
-    certificate = {**identity, **prove(model, folder, checkpoint, tokenizer)}
+    origin = origin_and_files(checkpoint, folder, model.config, dtype, chain)
+    write_json(folder / CERTIFICATE, origin)  # the engine needs it to load the folder
+    report("comparing the export with the PyTorch model")
+    certificate = {**origin, **verify(model, folder, checkpoint, tokenizer)}
     write_json(folder / CERTIFICATE, certificate)
     for line in summary(certificate):
         report(line)
@@ -74,26 +76,31 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
 def write_graphs(
     model: GPT2, folder: Path, dtype: Dtype, samplers: Sequence[str], vocab_size: int, report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Write model.onnx and generate.onnx; give the chain inside the latter for the certificate. Arguments as `write_export`'s.
+    """Write model.onnx and generate.onnx, and return the description of the sampler chain for the certificate.
 
-    `vocab_size` is the tokenizer's: ids behind it are never drawn.
+    Args:
+        model: the model to export.
+        folder, dtype, samplers, report: see `write_export`.
+        vocab_size: vocabulary size of the tokenizer. If the model has further ids, they are never sampled.
     """
     report(f"writing {MODEL} ({model.config.n_parameters:,} parameters, {dtype})")
-    weights = stored_weights(model, dtype)
+    weights = convert_weights(model, dtype)
     write_model(model.config, weights, folder / MODEL, dtype)
     report(f"writing {GENERATE} (samplers: {', '.join(samplers or DEFAULT_CHAIN)})")
     return write_generate(model.config, weights, folder, samplers or DEFAULT_CHAIN, vocab_size)
 
 
-def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, chain: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first part of the certificate: what was made from what, with what."""
+def origin_and_files(
+    checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, chain: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the first part of the certificate: source checkpoint, written files, shape, dtype, samplers and versions."""
     weights = checkpoint / "model.safetensors"
     run = Run.of_checkpoint(checkpoint)
     packages = ("gpt2demo", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
     return {
         "format": FORMAT,
         "created": now(),
-        "files": {file.relative_to(folder).as_posix(): listed(file) for file in certified(folder)},
+        "files": {file.relative_to(folder).as_posix(): size_and_checksum(file) for file in graphs_and_tokenizer(folder)},
         "dtype": dtype,
         "opset": OPSET,
         "shape": config.model_dump(exclude={"dropout"}),
@@ -110,32 +117,35 @@ def describe(checkpoint: Path, folder: Path, config: ModelConfig, dtype: Dtype, 
     }
 
 
-def certified(folder: Path) -> list[Path]:
-    """The files of an export that decide what it writes: graphs and tokenizer."""
+def graphs_and_tokenizer(folder: Path) -> list[Path]:
+    """Return the files that determine the generated text. The certificate has their checksums."""
     return sorted([*folder.glob("*.onnx"), *folder.glob("tokenizer.json"), *folder.glob("tokenizer/*")])
 
 
-def listed(file: Path) -> dict[str, Any]:
-    """What the certificate says of a file."""
+def size_and_checksum(file: Path) -> dict[str, Any]:
+    """Return the certificate's entry for a file."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _version(package: str) -> str | None:
-    """An installed package's version, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
-    except ModuleNotFoundError:  # PackageNotFoundError is one
+    except ModuleNotFoundError:  # base class of PackageNotFoundError
         return None
 
 
-def stored_weights(model: GPT2, dtype: Dtype) -> Weights:
-    """The model's weights as they will be stored. Of the matrices only those that are multiplied are quantized: not `wpe`."""
-    arrays = padded_heads({name: tensor.numpy() for name, tensor in model.state_dict().items()}, model.config)
+def convert_weights(model: GPT2, dtype: Dtype) -> Weights:
+    """Return the model's weights in the dtype of the export.
+
+    With int8 and int4, only matrices used in a matrix product are quantized; the position embedding and vectors stay float32.
+    """
+    arrays = pad_heads({name: tensor.numpy() for name, tensor in model.state_dict().items()}, model.config)
     if dtype in ("fp32", "fp16"):
         return {name: array.astype(np.float16 if dtype == "fp16" else np.float32, copy=False) for name, array in arrays.items()}
     multiplied = {name for name, array in arrays.items() if array.ndim == 2} - {"wpe.weight"}
     bits = {"int8": 8, "int4": 4}[dtype]
-    # The embedding is also the head: with 4 bits it would cost more than all layers together, so it has 8.
+    # The embedding is also the output head. Quantized to 4 bits it would cost more accuracy than all layers together.
     return {
         name: quantize(array, 8 if name == "wte.weight" else bits) if name in multiplied else array
         for name, array in arrays.items()
@@ -143,12 +153,12 @@ def stored_weights(model: GPT2, dtype: Dtype) -> Weights:
 
 
 def write_model(config: ModelConfig, weights: Weights, file: Path, dtype: Dtype) -> None:
-    """Write a model as one ONNX file.
+    """Write model.onnx.
 
     Raises:
-        ExportError: it would be larger than ONNX can keep in one file.
+        ExportError: the weights exceed the size limit of one ONNX file.
     """
-    size = int(BYTES[dtype] * config.n_parameters)
+    size = int(BYTES_PER_WEIGHT[dtype] * config.n_parameters)
     if size > FILE_LIMIT:
         raise ExportError(f"{size:,} bytes of {dtype} weights are more than one ONNX file can hold ({FILE_LIMIT:,})")
     require_space(file.parent, size)
@@ -158,16 +168,20 @@ def write_model(config: ModelConfig, weights: Weights, file: Path, dtype: Dtype)
 def write_generate(
     config: ModelConfig, weights: Weights, folder: Path, samplers: Sequence[str], vocab_size: int
 ) -> list[dict[str, Any]]:
-    """Write the graph with samplers inside; its weights are the bytes in model.onnx. Gives the chain for the certificate."""
-    traced = trace(samplers, vocab_size)
+    """Write generate.onnx, the graph with samplers. Its large weights refer to their bytes in model.onnx.
+
+    Returns:
+        The description of the sampler chain for the certificate.
+    """
+    traced = trace(create_chain(samplers), vocab_size)
     model = generate_graph(config, weights, traced.graph, vocab_size)
-    places = weight_places(folder / MODEL)
+    ranges = weight_ranges(folder / MODEL)
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.nbytes >= SHARED and name in places:
-            offset, length = places[name]
+        if tensor is not None and tensor.nbytes >= MIN_SHARED_BYTES and name in ranges:
+            offset, length = ranges[name]
             value.const_value = ir.ExternalTensor(
                 MODEL, offset, length, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name, base_dir=folder
             )
     ir.save(model, folder / GENERATE)
-    return traced.chain
+    return traced.samplers
