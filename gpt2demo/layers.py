@@ -1,6 +1,6 @@
-"""The layers of the model that differ from PyTorch's own: a linear layer and a dropout that are faster on a CPU.
+"""Layers that are faster than PyTorch's on a CPU: a linear layer and a dropout.
 
-They are ordinary `nn.Module`s and are called as such, so forward hooks, LoRA and quantisation tools find them.
+They subclass PyTorch's modules and are called as modules, so forward hooks, LoRA and quantisation tools work with them.
 
 Legend for shapes: B = batch, T = positions.
 """
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ELEMENTS_PER_THREAD = 2**15
-"""Minimum number of a matrix's elements for which another thread pays."""
+ELEMENTS_PER_THREAD = 2**18 if torch.cpu.get_capabilities().get("amx_tile") else 2**15
+"""Minimum elements of a matrix per thread. On two cores with AMX, PyTorch's own product is 8 % faster below 2**19 elements (width
+256); on two cores without AMX, cutting takes 0.66 of the time at width 256 and 0.55 at width 768."""
 
 
 class Linear(nn.Linear):
@@ -45,8 +46,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (B, T, out).
     """
-    # Gradients and the device come first: while training, nothing else may be asked that torch.compile cannot trace.
+    # Gradients and the device are checked first: torch.compile cannot trace get_num_threads().
     if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() > weight.shape[1]:
+        return F.linear(x, weight, bias)
+    if type(weight) not in (Tensor, nn.Parameter):  # a quantised tensor, which has no views
         return F.linear(x, weight, bias)
     threads = min(torch.get_num_threads(), weight.numel() // ELEMENTS_PER_THREAD)
     return F.linear(x, weight, bias) if threads < 2 else _linear_by_parts(x, weight, bias, threads)

@@ -1,4 +1,4 @@
-"""The model is GPT-2: the same parameters, the same numbers."""
+"""The model is GPT-2: the same parameters, logits and gradients as the reference."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2demo.config import PRESETS, ModelConfig
 from gpt2demo.engines.cache import KeyValueCache
-from gpt2demo.layers import ELEMENTS_PER_THREAD, linear
-from gpt2demo.model import GPT2
+from gpt2demo.metrics import token_losses
+from gpt2demo.model import GPT2, attend, attention_weights, causal_mask
 from gpt2demo.runs.weights import hugging_face_config, to_hugging_face
 
 
@@ -20,7 +20,7 @@ from gpt2demo.runs.weights import hugging_face_config, to_hugging_face
 def model() -> GPT2:
     torch.manual_seed(0)
     model = GPT2(SHAPE).eval()
-    with torch.no_grad():  # biases and norms too, so that none can be forgotten
+    with torch.no_grad():  # biases and norms too, so that omitting one is noticed
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
@@ -30,7 +30,7 @@ def ids(batch: int, length: int) -> torch.Tensor:
     return torch.randint(0, SHAPE.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-def test_logits_are_those_of_transformers(model: GPT2) -> None:
+def test_logits_equal_those_of_transformers(model: GPT2) -> None:
     reference = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE, None))).eval()
     missing, unexpected = reference.load_state_dict(to_hugging_face(model), strict=False)
     assert missing == ["lm_head.weight"]  # tied to wte
@@ -40,7 +40,7 @@ def test_logits_are_those_of_transformers(model: GPT2) -> None:
     torch.testing.assert_close(model(tokens), reference(tokens).logits, atol=1e-4, rtol=0)
 
 
-def test_gpt2_has_as_many_parameters_as_openais() -> None:
+def test_the_gpt2_preset_has_as_many_parameters_as_openais_model() -> None:
     with torch.device("meta"):
         model = GPT2(PRESETS["gpt2"].model)
     assert sum(parameter.numel() for parameter in model.parameters()) == 124_439_808
@@ -56,7 +56,7 @@ def test_the_seed_preset_is_the_original_program() -> None:
     assert (train.weight_decay, train.grad_clip, train.warmup_steps, seed.tokenizer) == (0, 0, 0, "byte")
 
 
-def test_initialisation_is_openais() -> None:
+def test_weights_are_initialised_as_in_openais_code() -> None:
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=1000, n_positions=256, n_embd=256, n_head=4, n_layer=8)
     model = GPT2(config)
@@ -68,7 +68,7 @@ def test_initialisation_is_openais() -> None:
     assert all(parameter.abs().sum() == 0 for name, parameter in model.named_parameters() if name.endswith("bias"))
 
 
-def test_a_position_sees_nothing_that_comes_later(model: GPT2) -> None:
+def test_a_position_does_not_depend_on_later_ones(model: GPT2) -> None:
     tokens = ids(1, 20)
     changed = tokens.clone()
     changed[0, 12:] = (changed[0, 12:] + 1) % SHAPE.vocab_size
@@ -77,7 +77,7 @@ def test_a_position_sees_nothing_that_comes_later(model: GPT2) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 12], [5, 15]])
-def test_the_cache_changes_nothing(model: GPT2, pieces: list[int]) -> None:
+def test_logits_are_the_same_with_a_cache(model: GPT2, pieces: list[int]) -> None:
     tokens = ids(2, 20)
     cache = KeyValueCache(SHAPE, 2, model.wte.weight)
     with torch.inference_mode():
@@ -86,18 +86,18 @@ def test_the_cache_changes_nothing(model: GPT2, pieces: list[int]) -> None:
     assert cache.length == 20
 
 
-def test_last_only_is_the_last_of_all(model: GPT2) -> None:
+def test_last_only_returns_the_last_positions_logits(model: GPT2) -> None:
     tokens = ids(2, 9)
     torch.testing.assert_close(model(tokens, last_only=True), model(tokens)[:, -1:])
 
 
 def test_left_padded_rows_equal_single_rows(model: GPT2) -> None:
-    """`positions` and `mask` let rows of unequal length share a batch."""
+    """`positions` and `mask` allow rows of different lengths in one batch."""
     short, long = ids(1, 5), ids(1, 9)
     batch = torch.cat([torch.nn.functional.pad(short, (4, 0)), long])
     positions = torch.stack([(torch.arange(9) - 4).clamp(min=0), torch.arange(9)])
     mask = torch.full((9, 9), float("-inf")).triu(1).expand(2, 1, 9, 9).clone()
-    mask[0, :, :, :4] = -1e9  # finite: the padding's own rows look at nothing else
+    mask[0, :, :, :4] = -1e9  # finite: rows of padding attend to nothing else
     logits = model(batch, positions=positions, mask=mask)
     torch.testing.assert_close(logits[0, 4:], model(short)[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits[1], model(long)[0], atol=1e-5, rtol=1e-5)
@@ -108,7 +108,7 @@ def test_more_positions_than_the_model_has_are_refused(model: GPT2) -> None:
         model(ids(1, 25))
 
 
-def test_gradients_are_those_of_transformers(model: GPT2) -> None:
+def test_gradients_equal_those_of_transformers(model: GPT2) -> None:
     reference = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE, None))).eval()
     reference.load_state_dict(to_hugging_face(model), strict=False)
     reference.tie_weights()
@@ -122,19 +122,77 @@ def test_gradients_are_those_of_transformers(model: GPT2) -> None:
     )
 
 
-@pytest.mark.parametrize("rows", [1024, 1025, 1031])
-@pytest.mark.parametrize("threads", [2, 3])
-def test_a_matrix_shared_among_threads_gives_the_same_product(rows: int, threads: int) -> None:
-    """For a single position, with any number of rows; several positions and training go PyTorch's way."""
-    x, weight, bias = torch.randn(1, 1, 600), torch.randn(rows, 600), torch.randn(rows)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        with torch.no_grad():
-            assert weight.numel() >= threads * ELEMENTS_PER_THREAD
-            torch.testing.assert_close(linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias), atol=1e-4, rtol=1e-5)
-            torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight), atol=1e-4, rtol=1e-5)
-            several = torch.randn(2, 3, 600)
-            assert torch.equal(linear(several, weight, bias), torch.nn.functional.linear(several, weight, bias))
-    finally:
-        torch.set_num_threads(before)
+def test_attention_weights_are_a_causal_distribution() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 6, 8).double()
+    weights = attention_weights(query, key)  # (B, H, T, T)
+    scores = query @ key.transpose(-2, -1) / math.sqrt(8)
+    expected = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), float("-inf")).softmax(-1)
+    torch.testing.assert_close(weights, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(attend(query, key, value), expected @ value, atol=1e-12, rtol=0)
+
+
+def test_attention_weights_of_new_positions_after_cached_ones() -> None:
+    """Without a mask, the last query is the position of the last key."""
+    query, key = torch.randn(1, 2, 6, 8), torch.randn(1, 2, 6, 8)
+    whole = attention_weights(query, key)
+    torch.testing.assert_close(attention_weights(query[:, :, 4:], key), whole[:, :, 4:])
+
+
+@pytest.mark.parametrize("mask", [None, causal_mask(6, 0, torch.device("cpu"))])
+def test_both_attention_paths_give_the_same_result(mask: torch.Tensor | None) -> None:
+    """Plain operators while training on a CPU, the fused kernel otherwise."""
+    query, key, value = torch.randn(3, 2, 4, 6, 8)
+    with torch.no_grad():
+        fused = attend(query, key, value, mask)
+    torch.testing.assert_close(attend(query, key, value, mask), fused, atol=1e-6, rtol=1e-5)
+
+
+def test_a_training_forward_with_its_loss_is_one_compiled_graph() -> None:
+    """`fullgraph` raises at the first operation that torch.compile cannot trace."""
+    torch.manual_seed(0)
+    model = GPT2(SHAPE.with_changes(dropout=0.1)).train()
+    windows = ids(2, SHAPE.n_positions + 1)
+    compiled = torch.compile(lambda batch: token_losses(model, batch).mean(), fullgraph=True, backend="eager")
+    torch.manual_seed(1)
+    expected = token_losses(model, windows).mean()
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(windows), expected)
+
+
+def test_forward_hooks_see_every_linear_layer(model: GPT2) -> None:
+    """Also for a single position without gradients, where a CPU takes another path."""
+    seen: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, args, output, name=name: seen.append(name))
+    expected = [f"h.{layer}.{part}" for layer in range(2) for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
+    model(ids(1, 5))
+    assert seen == expected
+    with torch.inference_mode():
+        model(ids(1, 1))
+    assert seen == expected * 2
+
+
+def test_a_low_rank_update_of_a_linear_layer_is_used(model: GPT2) -> None:
+    """LoRA (Hu et al. 2021) as its libraries do it: wrap the module, add a low-rank product to its output."""
+
+    class LoRA(torch.nn.Module):
+        def __init__(self, base: torch.nn.Linear) -> None:
+            super().__init__()
+            self.base = base
+            self.a = torch.nn.Parameter(torch.randn(2, base.in_features))
+            self.b = torch.nn.Parameter(torch.randn(base.out_features, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.base(x) + x @ self.a.t() @ self.b.t()
+
+    tokens = ids(2, 7)
+    layer = model.h[1].attn.c_attn
+    adapted = LoRA(layer)
+    model.h[1].attn.c_attn = adapted
+    with torch.no_grad():
+        wrapped = model(tokens)
+        model.h[1].attn.c_attn = layer
+        layer.weight += adapted.b @ adapted.a
+        torch.testing.assert_close(wrapped, model(tokens), atol=1e-4, rtol=1e-4)

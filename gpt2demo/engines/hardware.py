@@ -1,4 +1,4 @@
-"""What this machine can do: device, number format, memory."""
+"""Devices, dtypes and memory of this machine."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from gpt2demo.errors import SettingError
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that a setting means; `auto` is the first of NVIDIA GPU, Apple GPU, CPU that is there.
+    """Return the device for a setting; `auto` is the first available of NVIDIA GPU, Apple GPU and CPU.
 
     Raises:
-        SettingError: it is not there.
+        SettingError: this machine has no such device.
     """
-    there: dict[str, Callable[[], bool]] = {
+    available: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
         "cpu": lambda: True,
     }
     if name == "auto":
-        name = next(device for device, available in there.items() if available())
-    if not there[name]():
-        raise SettingError(f"device={name!r}: this machine has none that torch can use; try --device auto")
+        name = next(device for device, is_available in available.items() if is_available())
+    if not available[name]():
+        raise SettingError(f"device={name!r}: torch finds no such device on this machine; try --device auto")
     return torch.device(name)
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format that a setting means; `auto` is bfloat16 where the hardware computes in it, else float32."""
+    """Return the dtype for a setting; `auto` is bfloat16 where the hardware has instructions for it, else float32."""
     if name != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
     if device.type == "cuda":
@@ -43,12 +43,12 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's or torch's way to say that memory ran out; on the CPU torch has no class for it."""
+    """Return whether an error of Python or torch means that memory ran out; on a CPU torch has no class for it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse freed pages instead of giving them back: page faults cost up to a third of a step on the CPU."""
+    """Make glibc reuse freed pages instead of returning them: page faults cost up to a third of a training step on a CPU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         m_trim_threshold, m_mmap_threshold = -1, -3  # names and numbers of malloc.h
         libc = ctypes.CDLL(None)

@@ -1,0 +1,59 @@
+"""What the settings `device` and `dtype` mean on a machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpt2demo.engines.hardware import out_of_memory, torch_device, training_dtype
+from gpt2demo.errors import SettingError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True, "avx512_bw": True, "amx_tile": True}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_auto_is_bfloat16_only_with_instructions_for_it(capabilities, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert training_dtype("auto", CPU) == expected
+
+
+def test_torch_reports_the_capabilities_by_these_names() -> None:
+    """A capability under another name would silently be taken as missing."""
+    assert {"avx512_bf16", "amx_bf16", "amx_tile"} <= torch.cpu.get_capabilities().keys()
+
+
+def test_a_named_dtype_is_taken_as_it_is() -> None:
+    assert training_dtype("fp32", CPU) == torch.float32
+    assert training_dtype("bf16", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_the_first_available_device(cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert torch_device("auto") == torch.device(expected)
+    if not cuda:
+        with pytest.raises(SettingError, match="device='cuda'.*try --device auto"):
+            torch_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("memory"), False),
+    ],
+)
+def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
+    assert out_of_memory(error) is expected

@@ -1,0 +1,74 @@
+"""Linear and Dropout: the same results as PyTorch's modules, on every path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gpt2demo.layers import ELEMENTS_PER_THREAD, Dropout, Linear, linear
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("over", [0, 1, 7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_cut_into_parts_is_the_whole_product(threads: int, over: int, bias: bool) -> None:
+    """For a single position, with any number of rows. Sums are rounded in another order."""
+    columns = 600
+    rows = -(-3 * ELEMENTS_PER_THREAD // columns) + over  # enough for three threads
+    layer = Linear(columns, rows, bias=bias)
+    x = torch.randn(1, 1, columns)
+    with torch.no_grad():
+        exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        torch.testing.assert_close(layer(x).double(), exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2), (2, 1)])
+def test_several_positions_are_computed_by_pytorch(threads: int, shape: tuple[int, int]) -> None:
+    weight = torch.randn(3 * ELEMENTS_PER_THREAD // 600 + 1, 600)
+    x = torch.randn(*shape, 600)
+    with torch.no_grad():
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_gradients_flow_for_a_single_position(threads: int) -> None:
+    layer = Linear(600, 3 * ELEMENTS_PER_THREAD // 600 + 1)
+    x = torch.randn(1, 1, 600, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad[0, 0], layer.weight.sum(0), atol=1e-5, rtol=1e-5)
+    assert torch.equal(layer.weight.grad[0], x.detach()[0, 0])
+
+
+def test_a_quantised_weight_is_left_to_its_own_operators(threads: int) -> None:
+    """Tensor subclasses, which quantisation libraries put in a weight's place, need not have views."""
+
+    class Quantised(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function in (torch.Tensor.view, torch.Tensor.transpose, torch.Tensor.__getitem__, torch.bmm, torch.baddbmm):
+                raise NotImplementedError(function)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    layer = Linear(600, 3 * ELEMENTS_PER_THREAD // 600 + 1)
+    x = torch.randn(1, 1, 600)
+    with torch.no_grad():
+        expected = F.linear(x, layer.weight, layer.bias)
+        layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Quantised), requires_grad=False)
+        assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_equals_pytorchs(p: float, training: bool) -> None:
+    x = torch.randn(50, 50)
+    torch.manual_seed(0)
+    expected = torch.nn.Dropout(p).train(training)(x)
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(p).train(training)(x), expected)
