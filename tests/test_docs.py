@@ -151,7 +151,7 @@ def workplace(readme_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.
 def use_tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     nano = PRESETS["nano"]
     model = nano.model.with_changes(n_layer=1, n_embd=16, n_head=2, n_positions=32)
-    train = nano.train.with_changes(steps=SMALL["steps"], eval_batches=1, sample_tokens=20)
+    train = nano.train.with_changes(steps=SMALL["steps"], eval_batches=1, eval_every=10, sample_tokens=20)
     monkeypatch.setitem(PRESETS, "nano", nano.model_copy(update={"model": model, "train": train}))
 
 
@@ -206,8 +206,9 @@ def test_the_tests_of_the_example_plugin_pass(workplace: Path) -> None:
     names = save_example_plugin(workplace)
     names["test_unlikely_tokens_are_ruled_out"]()
     contract = names["TestContract"]()
-    contract.test_options_have_a_description_a_range_and_a_default()
-    contract.test_options_out_of_range_are_refused_by_name()
+    for name in dir(contract):
+        if name.startswith("test_options"):  # the others draw examples, which takes longer
+            getattr(contract, name)()
 
 
 @pytest.mark.slow
@@ -319,7 +320,7 @@ def test_no_path_of_a_machine_and_no_package_registry(page: str) -> None:
 def lookups() -> list[tuple[str, str]]:
     """Return file and symbol of each row in the table "Where to look"."""
     return re.findall(
-        r"^\| (?:Where|…)[^|]*\| \[([\w/.]+)\]\(\.\./[\w/.]+\) \| `([\w.]+)` \|$", read("docs/architecture.md"), re.MULTILINE
+        r"^\| Where[^|]*\| \[([\w/.]+)\]\(\.\./[\w/.]+\) \| `([\w.]+)` \|$", read("docs/architecture.md"), re.MULTILINE
     )
 
 
@@ -332,7 +333,7 @@ def test_the_table_of_places_names_existing_symbols(file: str, symbol: str) -> N
 
 
 def test_the_table_of_places_is_read_whole() -> None:
-    assert len(lookups()) == len(re.findall(r"^\| (?:Where|…)", read("docs/architecture.md"), re.MULTILINE)) > 20
+    assert len(lookups()) == len(re.findall(r"^\| Where", read("docs/architecture.md"), re.MULTILINE)) > 20
 
 
 def test_the_version_is_the_same_everywhere() -> None:
