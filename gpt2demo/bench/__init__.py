@@ -1,6 +1,5 @@
-"""Speed, measured: several programs write with the same weights in turns, each in a process of its own.
+"""Measure generation speed: several programs alternate on the same weights, each in its own process.
 
-Times of different runs cannot be compared: machines are noisy, and other things run on them. What carries over are ratios of
-times that were taken side by side. So every round lets every contestant do the same work, one after the other, and what is
-reported are medians of the rounds' ratios, with their spread.
+Times from different runs are not comparable, because machines are noisy and shared. Ratios of times measured side by side are. So in
+every round each program does the same work, one after the other, and the results are medians of the ratios within a round.
 """

@@ -1,4 +1,4 @@
-"""`gpt2demo bench generate`: our engines, with and without samplers, beside other programs, on the same weights."""
+"""`gpt2demo bench generate`: gpt2demo's engines, with and without samplers, and other programs, on the same weights."""
 
 from __future__ import annotations
 
@@ -32,66 +32,69 @@ from gpt2demo.tokenization.byte import ByteTokenizer
 
 STANDARD = ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9")
 PAUSE = 0.2
-"""Seconds before each turn: the threads of the one before wait actively for a while, on cores that the next one needs."""
+"""Seconds before each measurement: threads of the previous program spin for a while on cores that the next one needs."""
 SAMPLED = " + samplers"
 PEERS = ("transformers", "genai", "llama.cpp")
-Answer = dict[str, Any]
+Result = dict[str, Any]
+"""A line of JSON from a runner; see `worker`."""
 
 
 @dataclass
-class Contestant:
-    """A program that writes, and what it was seen to do.
+class Runner:
+    """A program that generates text, and its results.
 
     Attributes:
-        name: for the table.
-        command: starts it.
-        bytes: of the weights that it reads for each token.
-        answers: one for each round.
+        name: name in the table.
+        command: command that starts the process.
+        bytes: size of the weights, which are read for each token.
+        results: one for each round.
     """
 
     name: str
     command: list[str]
     bytes: int = 0
-    answers: list[Answer] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
 
     @property
     def seconds_per_step(self) -> list[float]:
-        """Time of a step behind the first, in each round."""
-        return [(answer["seconds"] - answer["first"]) / (len(answer["ids"][0]) - 1) for answer in self.answers]
+        """Mean time of a step after the first token, in each round."""
+        return [(result["seconds"] - result["first"]) / (len(result["ids"][0]) - 1) for result in self.results]
 
 
 def bench_generate(config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Measure; give a row for each contestant.
+    """Measure all programs and return a row of results for each.
 
     Args:
         config: what to measure.
-        folder: an empty folder for models.
+        folder: an empty folder for the models.
         report: called with one line of text at each stage.
 
     Raises:
-        SettingError: the prompt and the new tokens do not fit into the shape's context.
-        RunError: a contestant failed.
+        SettingError: the prompt and the new tokens exceed the shape's context.
+        RunError: a program failed.
     """
     shape = preset(config.shape).model.with_changes(dropout=0.0)
     if config.prompt_tokens + config.new_tokens > shape.n_positions:
-        wanted = f"{config.prompt_tokens} + {config.new_tokens} tokens"
-        raise SettingError(f"shape={config.shape!r}: its context of {shape.n_positions} is shorter than {wanted}; give less")
-    contestants = prepare(shape, config, folder, report)
+        needed = f"{config.prompt_tokens} + {config.new_tokens} tokens"
+        raise SettingError(
+            f"shape={config.shape!r}: its context of {shape.n_positions} is shorter than {needed}; use fewer tokens"
+        )
+    runners = prepare(shape, config, folder, report)
     prompts = np.random.default_rng(0).integers(0, shape.vocab_size, (config.batch_size, config.prompt_tokens)).tolist()
     with ExitStack() as stack:
-        asks = [(contestant, stack.enter_context(started(contestant))) for contestant in contestants]
+        processes = [(runner, stack.enter_context(started(runner))) for runner in runners]
         for number in range(config.rounds + 1):
             report(f"round {number} of {config.rounds}" if number else "warming up")
-            for contestant, ask in asks:
+            for runner, request in processes:
                 time.sleep(PAUSE)
-                answer = ask({"prompts": prompts, "count": config.new_tokens})
-                if number:  # the first round is for the caches
-                    contestant.answers.append(answer)
-    return rows(contestants)
+                result = request({"prompts": prompts, "count": config.new_tokens})
+                if number:  # the warm-up is not counted
+                    runner.results.append(result)
+    return rows(runners)
 
 
-def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[Contestant]:
-    """Write a model with random weights in all forms, and name who runs which."""
+def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[Runner]:
+    """Write a model with random weights in all formats and return the programs that run it."""
     torch.manual_seed(0)
     for spec in config.peers:
         check_peer(spec)
@@ -103,17 +106,17 @@ def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Calla
     sizes = {dtype: (path / "model.onnx").stat().st_size for dtype, path in exports.items()}
     worker = [sys.executable, "-m", "gpt2demo.bench.worker"]
     size = 4 * shape.n_parameters
-    found = [Contestant("memory", [*worker, "memory", ""])]
+    found = [Runner("memory", [*worker, "memory", ""])]
     engines = [("torch fp32", ["torch", str(checkpoint)], size)]
     engines += [(f"onnx {dtype}", ["onnx", str(path)], sizes[dtype]) for dtype, path in exports.items()]
-    for name, arguments, weights in engines:  # with and without samplers one after the other: that is compared
-        found.append(Contestant(name, [*worker, *arguments], weights))
-        found.append(Contestant(name + SAMPLED, [*worker, *arguments, *STANDARD], weights))
-    return found + [one for spec in config.peers for one in peers(spec, checkpoint, exports, folder)]
+    for name, arguments, weights in engines:  # with and without samplers directly after each other: they are compared
+        found.append(Runner(name, [*worker, *arguments], weights))
+        found.append(Runner(name + SAMPLED, [*worker, *arguments, *STANDARD], weights))
+    return found + [runner for spec in config.peers for runner in peers(spec, checkpoint, exports, folder)]
 
 
 def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, report: Callable[[str], None]) -> Path:
-    """An export of random weights: there is nothing to prove on it, and nothing to read with it."""
+    """Write an export without comparison and tokenizer: the weights are random and the prompts are ids."""
     folder.mkdir()
     chain = write_graphs(model, folder, dtype, STANDARD, model.config.vocab_size, report)
     write_json(folder / CERTIFICATE, origin_and_files(checkpoint, folder, model.config, dtype, chain))
@@ -122,20 +125,27 @@ def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, repo
 
 
 def check_peer(spec: str) -> None:
-    """Make sure that we know a peer, and that its Python is there.
+    """Check that a peer is supported and that its Python exists.
 
     Raises:
-        SettingError: we do not, or it is not.
+        SettingError: the name is unknown, or the Python does not exist.
     """
     name, _, python = spec.partition("=")
     if name not in PEERS:
-        raise SettingError(f"peers={spec!r}: there is no such peer; there are {', '.join(PEERS)}")
+        raise SettingError(f"peers={spec!r}: unknown program; available: {', '.join(PEERS)}")
     if python and shutil.which(python) is None:
-        raise SettingError(f"peers={spec!r}: {python} is no program; give the python of an environment that has {name}")
+        raise SettingError(f"peers={spec!r}: {python} does not exist; use the python of an environment that has {name}")
 
 
-def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Contestant]:
-    """Another program, `NAME` or `NAME=PYTHON` where it lives in another environment: once for each form of the weights."""
+def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Runner]:
+    """Return the runners of another program, one for each format of the weights.
+
+    Args:
+        spec: `NAME`, or `NAME=PYTHON` for a program in another environment.
+        checkpoint: the checkpoint folder.
+        exports: the ONNX exports by dtype.
+        folder: folder for further formats.
+    """
     name, _, python = spec.partition("=")
     models = {"transformers fp32": (checkpoint, checkpoint / "model.safetensors")}
     if name == "genai":
@@ -145,14 +155,14 @@ def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path)
         models = {f"llama.cpp {dtype}": (file, file) for dtype, file in files.items()}
     script = str(Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py")
     commands = {label: [python or sys.executable, script, str(model)] for label, (model, _) in models.items()}
-    return [Contestant(label, commands[label], weights.stat().st_size) for label, (_, weights) in models.items()]
+    return [Runner(label, commands[label], weights.stat().st_size) for label, (_, weights) in models.items()]
 
 
 def gguf(checkpoint: Path, folder: Path, dtype: str) -> Path:
-    """A file for llama.cpp, by the exporter of the plugin gpt2demo-gguf.
+    """Write a file for llama.cpp with the plugin gpt2demo-gguf.
 
     Raises:
-        PluginError: it is not installed.
+        PluginError: the plugin is not installed.
     """
     folder.mkdir()
     exporter = registry().part("exporters", "gguf")
@@ -161,70 +171,77 @@ def gguf(checkpoint: Path, folder: Path, dtype: str) -> Path:
 
 
 @contextmanager
-def started(contestant: Contestant) -> Iterator[Callable[[dict[str, Any]], Answer]]:
-    """A contestant's process; gives the function that lets it write.
+def started(runner: Runner) -> Iterator[Callable[[dict[str, Any]], Result]]:
+    """Run a runner's process during the block; yield the function that sends a request and returns the result.
 
     Raises:
-        RunError: it cannot be started, or died.
+        RunError: the process cannot be started, or ended.
     """
-    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # what we set for ourselves is not for others
+    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by gpt2demo for its own process only
     environment = {name: value for name, value in os.environ.items() if name not in own}
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(contestant.command, env=environment, text=True, **pipes) as process:
+    with subprocess.Popen(runner.command, env=environment, text=True, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        given, said = process.stdin, process.stdout
+        stdin, stdout = process.stdin, process.stdout
 
-        def ask(question: dict[str, Any]) -> Answer:
-            print(json.dumps(question), file=given, flush=True)
-            answer: Answer = json.loads(_line(process, said, contestant))
-            return answer
+        def request(work: dict[str, Any]) -> Result:
+            print(json.dumps(work), file=stdin, flush=True)
+            result: Result = json.loads(_line(process, stdout, runner))
+            return result
 
-        while _line(process, said, contestant) != "ready":  # what a library prints while it loads
+        while _line(process, stdout, runner) != "ready":  # libraries may print while they load
             pass
-        yield ask
-        given.close()
+        yield request
+        stdin.close()
 
 
-def _line(process: subprocess.Popen[str], said: Any, contestant: Contestant) -> str:
-    """The next line that a contestant says."""
-    line: str = said.readline()
+def _line(process: subprocess.Popen[str], stdout: Any, runner: Runner) -> str:
+    """Return the next line of a runner's output."""
+    line: str = stdout.readline()
     if not line:
-        why = (process.stderr.read() if process.stderr else "").strip().splitlines()
-        raise RunError(f"bench: {contestant.name} failed: {why[-1] if why else 'it said nothing'}")
+        errors = (process.stderr.read() if process.stderr else "").strip().splitlines()
+        raise RunError(f"bench: {runner.name} failed: {errors[-1] if errors else 'no error message'}")
     return line.strip()
 
 
-def rows(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
-    """The table: medians over the rounds, ratios within each round."""
-    memory, *programs = contestants
-    speeds = [answer["seconds"] for answer in memory.answers]  # bytes a second
-    base = next((one for one in programs if one.name.startswith("transformers")), programs[0])
-    greedy = {one.name: one for one in programs}
-    found = [row(one, base, greedy[one.name.removesuffix(SAMPLED)], speeds) for one in programs]
-    return [{**one, "machine_gb_per_second": median(speeds) / 1e9} for one in found]
+def rows(runners: Sequence[Runner]) -> list[dict[str, Any]]:
+    """Return the table: medians over the rounds, ratios within each round. The first runner measures the memory bandwidth."""
+    memory, *programs = runners
+    bandwidths = [result["seconds"] for result in memory.results]  # bytes per second; see `worker.read_memory`
+    base = next((runner for runner in programs if runner.name.startswith("transformers")), programs[0])
+    by_name = {runner.name: runner for runner in programs}
+    table = [row(runner, base, by_name[runner.name.removesuffix(SAMPLED)], bandwidths) for runner in programs]
+    return [{**entry, "machine_gb_per_second": median(bandwidths) / 1e9} for entry in table]
 
 
-def ratio(one: Contestant, other: Contestant) -> float:
-    """How many times as long a step of one takes as that of another: the median over the rounds."""
-    return median(a / b for a, b in zip(one.seconds_per_step, other.seconds_per_step, strict=True))
+def ratio(runner: Runner, other: Runner) -> float:
+    """Return the time per step relative to that of another runner: the median over the rounds."""
+    return median(a / b for a, b in zip(runner.seconds_per_step, other.seconds_per_step, strict=True))
 
 
-def row(one: Contestant, base: Contestant, greedy: Contestant, speeds: Sequence[float]) -> dict[str, Any]:
-    """What is told of one contestant; `greedy` is the same without samplers."""
-    times = one.seconds_per_step
-    rates = [len(answer["ids"]) / seconds for answer, seconds in zip(one.answers, times, strict=True)]
-    limits = [one.bytes / speed / seconds for speed, seconds in zip(speeds, times, strict=True)]
+def row(runner: Runner, base: Runner, greedy: Runner, bandwidths: Sequence[float]) -> dict[str, Any]:
+    """Return the results of a runner.
+
+    Args:
+        runner: the runner.
+        base: the runner that all are compared with.
+        greedy: the same program without samplers.
+        bandwidths: memory bandwidth in bytes per second, in each round.
+    """
+    times = runner.seconds_per_step
+    rates = [len(result["ids"]) / seconds for result, seconds in zip(runner.results, times, strict=True)]
+    fractions = [runner.bytes / bandwidth / seconds for bandwidth, seconds in zip(bandwidths, times, strict=True)]
     return {
-        "name": one.name,
+        "name": runner.name,
         "tokens_per_second": round(median(rates)),
         "slowest": round(min(rates)),
         "fastest": round(max(rates)),
         "microseconds_per_step": round(median(times) * 1e6),
-        "first_token_ms": round(median(answer["first"] for answer in one.answers) * 1e3, 1),
-        "megabytes": round(one.answers[-1]["megabytes"]),
-        f"times_{base.name.replace(' ', '_')}": round(ratio(base, one), 2),
-        "samplers_cost_percent": None if one is greedy else round(100 * (ratio(one, greedy) - 1), 1),
-        "of_memory_bandwidth": round(median(limits), 3) if one.bytes else None,
-        "same_ids": one.answers[-1]["ids"] == base.answers[-1]["ids"],
+        "first_token_ms": round(median(result["first"] for result in runner.results) * 1e3, 1),
+        "megabytes": round(runner.results[-1]["megabytes"]),
+        f"times_{base.name.replace(' ', '_')}": round(ratio(base, runner), 2),
+        "samplers_cost_percent": None if runner is greedy else round(100 * (ratio(runner, greedy) - 1), 1),
+        "of_memory_bandwidth": round(median(fractions), 3) if runner.bytes else None,
+        "same_ids": runner.results[-1]["ids"] == base.results[-1]["ids"],
     }

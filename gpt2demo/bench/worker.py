@@ -1,7 +1,8 @@
-"""A contestant's process: loads a model once, then writes whenever a line on stdin asks for it.
+"""Runner of gpt2demo's engines: load a model once, then generate for each request on stdin.
 
-A line is {"prompts": [[ids], ...], "count": N}; the answer {"ids": [[ids], ...], "first": seconds until every row has its first
-new id, "seconds": all of them, "megabytes": resident memory}. Contestants of other programs, in `peers/`, do the same.
+A request is a line {"prompts": [[ids], ...], "count": N}. The result is a line {"ids": [[ids], ...], "first": seconds until each
+row has its first new id, "seconds": total time, "megabytes": resident memory}. The runners of other programs, in `peers/`, use the
+same protocol.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Any
 
 import psutil
 
-from gpt2demo import plugins
 from gpt2demo.config import GenerateConfig
 from gpt2demo.generation.batch import Batch
 from gpt2demo.generation.continuation import Continuation
 from gpt2demo.generation.streaming import NoText
 from gpt2demo.interfaces import Engine
+from gpt2demo.sampling.chains import create_chain
 
-Answer = tuple[list[list[int]], float, float]
+Result = tuple[list[list[int]], float, float]
+"""New ids of each row, seconds until the first, total seconds."""
 
 
 def open_engine(kind: str, folder: Path) -> Engine:
-    """An engine of ours: `torch` on a checkpoint folder, `onnx` on an export."""
+    """Load an engine: `torch` from a checkpoint folder, `onnx` from an export."""
     if kind == "onnx":
         from gpt2demo.engines.onnx import OnnxEngine
 
@@ -37,12 +39,12 @@ def open_engine(kind: str, folder: Path) -> Engine:
     return TorchEngine(load_model(folder))
 
 
-def write(engine: Engine, config: GenerateConfig, prompts: Sequence[Sequence[int]]) -> Answer:
-    """Write behind prompts through the loop that `generate` has."""
+def generate(engine: Engine, config: GenerateConfig, prompts: Sequence[Sequence[int]]) -> Result:
+    """Continue prompts with the same loop as `gpt2demo generate`."""
     start = time.perf_counter()
     shared: Any = {"seed": 0, "n_positions": engine.n_positions, "ends": {}}
     rows = [Continuation(NoText(), ids, config, row=row, **shared) for row, ids in enumerate(prompts)]
-    batch = Batch(engine, NoText(), rows, config, [plugins.create_sampler(spec) for spec in config.chain])
+    batch = Batch(engine, NoText(), rows, config, create_chain(config.chain))
     batch.step()
     first = time.perf_counter() - start
     while batch.running:
@@ -50,8 +52,8 @@ def write(engine: Engine, config: GenerateConfig, prompts: Sequence[Sequence[int
     return [row.ids for row in rows], first, time.perf_counter() - start
 
 
-def read_memory() -> Answer:
-    """Read an array that no cache holds, with all threads; the bytes a second stand where others say how long it took."""
+def read_memory() -> Result:
+    """Read an array that is larger than any cache with all threads; return bytes per second in place of the total time."""
     import torch
 
     array = torch.ones(2**27)  # 512 MiB
@@ -63,23 +65,23 @@ def read_memory() -> Answer:
     return [], 0.0, array.nbytes / min(times)
 
 
-def serve(answer: Callable[[list[list[int]], int], Answer]) -> None:
-    """Answer line by line until stdin ends."""
+def serve(run: Callable[[list[list[int]], int], Result]) -> None:
+    """Process requests until stdin ends."""
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        ids, first, seconds = answer(asked["prompts"], asked["count"])
+        request = json.loads(line)
+        ids, first, seconds = run(request["prompts"], request["count"])
         megabytes = psutil.Process().memory_info().rss / 1e6
         print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), flush=True)
 
 
 def main(kind: str, folder: str, samplers: Sequence[str]) -> None:
-    """Be the contestant `memory`, `torch` or `onnx`; the chain is greedy without samplers."""
+    """Run the runner `memory`, `torch` or `onnx`. Without samplers the generation is greedy."""
     if kind == "memory":
         return serve(lambda prompts, count: read_memory())
     engine = open_engine(kind, Path(folder))
     chain: dict[str, Any] = {"samplers": samplers} if samplers else {"temperature": 0}
-    return serve(lambda prompts, count: write(engine, GenerateConfig.create(max_new_tokens=count, **chain), prompts))
+    return serve(lambda prompts, count: generate(engine, GenerateConfig.create(max_new_tokens=count, **chain), prompts))
 
 
 if __name__ == "__main__":

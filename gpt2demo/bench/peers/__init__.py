@@ -1,1 +1,1 @@
-"""Other programs that take part in the bench: each a script of its own, so that it can run in its own environment."""
+"""Runners of other programs. Each is a separate script, so that it can run in its own environment."""

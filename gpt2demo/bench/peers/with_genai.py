@@ -1,4 +1,4 @@
-"""Contestant: onnxruntime-genai, greedy, on an export of ours. Argument: the export's folder. Protocol: `bench/worker.py`."""
+"""Runner of onnxruntime-genai: greedy, on an ONNX export. Argument: the export folder. Protocol: `bench/worker.py`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import onnxruntime_genai as og
 
 
 def main(folder: str) -> None:
-    """Load, then answer line by line."""
+    """Load the model, then process requests until stdin ends."""
     model = og.Model(folder)
     print("ready", flush=True)
     for line in sys.stdin:
-        asked, start = json.loads(line), time.perf_counter()
-        prompts, count = np.array(asked["prompts"], np.int32), asked["count"]
+        request, start = json.loads(line), time.perf_counter()
+        prompts, count = np.array(request["prompts"], np.int32), request["count"]
         parameters = og.GeneratorParams(model)
         parameters.set_search_options(
             do_sample=False, batch_size=len(prompts), max_length=prompts.shape[1] + count, min_length=prompts.shape[1] + count

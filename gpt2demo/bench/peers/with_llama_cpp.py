@@ -1,6 +1,7 @@
-"""Contestant: llama.cpp through llama-cpp-python, greedy, one row. Argument: a GGUF file. Protocol: `bench/worker.py`.
+"""Runner of llama.cpp through llama-cpp-python: greedy, one row. Argument: a GGUF file. Protocol: `bench/worker.py`.
 
-Set up as it was seen to be fastest: flash attention, a cache in fp16, all cores. A token costs three foreign calls and an argmax.
+It uses the settings that were fastest in measurements: flash attention, an fp16 cache, all cores. A token needs three foreign
+calls and an argmax.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ class Greedy:
         self.step = lc.llama_batch_get_one(self.one, 1)
 
     def decode(self, batch: Any) -> int:
-        """Read ids; give the likeliest next one."""
+        """Read ids and return the most likely next one."""
         if code := lc.llama_decode(self.llama.ctx, batch):
-            raise RuntimeError(f"llama_decode gave {code}")
+            raise RuntimeError(f"llama_decode returned {code}")
         pointer = lc.llama_get_logits_ith(self.llama.ctx, -1)
-        kind = ctypes.c_float * self.llama.n_vocab()
-        return int(np.frombuffer(kind.from_address(ctypes.addressof(pointer.contents)), np.float32).argmax())
+        array_type = ctypes.c_float * self.llama.n_vocab()
+        return int(np.frombuffer(array_type.from_address(ctypes.addressof(pointer.contents)), np.float32).argmax())
 
-    def write(self, prompt: list[int], count: int) -> tuple[list[int], float, float]:
-        """Ids behind a prompt, seconds to the first, seconds in all."""
+    def generate(self, prompt: list[int], count: int) -> tuple[list[int], float, float]:
+        """Return the ids after a prompt, seconds until the first, and total seconds."""
         tokens, start = (lc.llama_token * len(prompt))(*prompt), time.perf_counter()
         lc.llama_memory_clear(self.memory, False)
         ids = [self.decode(lc.llama_batch_get_one(tokens, len(prompt)))]
@@ -50,13 +51,13 @@ class Greedy:
 
 
 def main(file: str) -> None:
-    """Load, then answer line by line."""
+    """Load the model, then process requests until stdin ends."""
     model = Greedy(file)
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        (prompt,) = asked["prompts"]
-        ids, first, seconds = model.write(prompt, asked["count"])
+        request = json.loads(line)
+        (prompt,) = request["prompts"]
+        ids, first, seconds = model.generate(prompt, request["count"])
         megabytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
         print(json.dumps({"ids": [ids], "first": first, "seconds": seconds, "megabytes": megabytes}), flush=True)
 

@@ -1,4 +1,4 @@
-"""Contestant: `generate` of Hugging Face transformers, greedy. Argument: a checkpoint folder. Protocol: `bench/worker.py`."""
+"""Runner of `generate` in Hugging Face transformers: greedy. Argument: a checkpoint folder. Protocol: `bench/worker.py`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteri
 
 
 class Clock(StoppingCriteria):
-    """Never stops; notes when the first new token was there."""
+    """A criterion that never stops, and records the time of the first new token."""
 
     def __init__(self) -> None:
         self.first = 0.0
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **rest: Any) -> torch.Tensor:
-        """Called after each token."""
+        """Return False for each row. transformers calls this after each token."""
         self.first = self.first or time.perf_counter()
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
 def main(folder: str) -> None:
-    """Load, then answer line by line."""
+    """Load the model, then process requests until stdin ends."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     print("ready", flush=True)
     for line in sys.stdin:
-        asked, clock, start = json.loads(line), Clock(), time.perf_counter()
-        ids, count = torch.tensor(asked["prompts"]), asked["count"]
+        request, clock, start = json.loads(line), Clock(), time.perf_counter()
+        ids, count = torch.tensor(request["prompts"]), request["count"]
         with torch.inference_mode():
             text = model.generate(
                 ids,
@@ -45,13 +45,13 @@ def main(folder: str) -> None:
                 stopping_criteria=StoppingCriteriaList([clock]),
             )
         seconds, new = time.perf_counter() - start, text[:, ids.shape[1] :].tolist()
-        answer = {
+        result = {
             "ids": new,
             "first": clock.first - start,
             "seconds": seconds,
             "megabytes": psutil.Process().memory_info().rss / 1e6,
         }
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(result), flush=True)
 
 
 main(sys.argv[1])
