@@ -1,4 +1,4 @@
-"""The byte tokenizer: an id is a byte of the text's UTF-8. 256 ids, any text, nothing unknown, nothing to train."""
+"""The byte tokenizer: ids are the bytes of the text in UTF-8. It encodes any text with 256 ids, without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2demo.errors import TokenizerError
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as ids."""
+    """Tokenizer whose ids are UTF-8 bytes."""
 
     lossless: ClassVar[bool] = True
     vocab_size = 256
@@ -22,32 +22,32 @@ class ByteTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str]) -> Self:
-        """There is nothing to learn; the texts are not read."""
+        """Return a tokenizer; the texts are not used."""
         return cls()
 
     def encode(self, text: str) -> list[int]:
-        """The UTF-8 bytes."""
-        return list(utf8(text))
+        """Return the UTF-8 bytes of a text."""
+        return list(encode_utf8(text))
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint8]:
-        """The same as an array (n,)."""
-        return np.frombuffer(utf8(text), dtype=np.uint8)
+        """Return the UTF-8 bytes of a text as an array (n,)."""
+        return np.frombuffer(encode_utf8(text), dtype=np.uint8)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """UTF-8 to text; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of UTF-8 bytes; invalid bytes become U+FFFD."""
         check_ids(ids, self.vocab_size)
         return bytes(ids).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
-        """There is nothing to save."""
+        """Write nothing: the tokenizer has no files."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """There is nothing to load."""
+        """Return a tokenizer; no files are read."""
         return cls()
 
     def tokenizer_json(self) -> str:
-        """A byte-level BPE without merges, whose ids are the bytes."""
+        """Return an equivalent tokenizer.json: a byte-level BPE without merges."""
         alphabet = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         return json.dumps(
@@ -56,7 +56,7 @@ class ByteTokenizer:
                 "added_tokens": [],
                 "normalizer": None,
                 "pre_tokenizer": byte_level,
-                "post_processor": None,  # transformers.js insists on every name
+                "post_processor": None,  # transformers.js requires every key
                 "decoder": byte_level,
                 "model": {"type": "BPE", "vocab": alphabet, "merges": []},
             },
@@ -64,32 +64,32 @@ class ByteTokenizer:
         )
 
 
-def utf8(text: str) -> bytes:
-    """A text as UTF-8.
+def encode_utf8(text: str) -> bytes:
+    """Return a text in UTF-8.
 
     Raises:
-        TokenizerError: it holds half of a surrogate pair, which is no character.
+        TokenizerError: the text contains a lone surrogate, which is not valid Unicode.
     """
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise TokenizerError(f"text: half a surrogate pair ({half!a}) at character {error.start} is not valid Unicode") from None
+        surrogate = text[error.start]
+        raise TokenizerError(f"text: lone surrogate {surrogate!a} at character {error.start} is not valid Unicode") from None
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> None:
-    """Make sure that all ids are in `range(vocab_size)`.
+    """Check that all ids are in `range(vocab_size)`.
 
     Raises:
-        TokenizerError: one is not.
+        TokenizerError: an id is out of range.
     """
     if len(ids) and not 0 <= min(ids) <= max(ids) < vocab_size:
-        wrong = next(index for index in ids if not 0 <= index < vocab_size)
-        raise TokenizerError(f"id {wrong}: is outside the vocabulary of {vocab_size}")
+        invalid = next(index for index in ids if not 0 <= index < vocab_size)
+        raise TokenizerError(f"id {invalid}: out of range for a vocabulary of {vocab_size}")
 
 
 def byte_symbols() -> list[str]:
-    """The printable character that stands for each byte in the files of byte-level BPE, as in OpenAI's `bytes_to_unicode`."""
+    """Return the printable character for each byte in byte-level BPE files, as OpenAI's `bytes_to_unicode` does."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    stand_ins = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(stand_ins)) for byte in range(256)]
+    substitutes = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(substitutes)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Reads the tokenizer of a Hugging Face folder: tokenizer.json, or OpenAI's own vocab.json and merges.txt."""
+"""Read the tokenizer of a Hugging Face folder: tokenizer.json, or vocab.json and merges.txt."""
 
 from __future__ import annotations
 
@@ -14,49 +14,54 @@ from gpt2demo.tokenization.byte import ByteTokenizer
 
 
 def read_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
-    """The tokenizer of a Hugging Face folder, and its name among the built-in ones: `bpe` or `byte`.
+    """Return the tokenizer of a Hugging Face folder, and the name of its built-in class: `bpe` or `byte`.
 
     Raises:
-        TokenizerError: there is none, or one of another kind; says what differs.
+        TokenizerError: the folder has no tokenizer, or one of another kind; the message has the difference.
     """
     try:
-        stored = tokenizer_json(folder)
+        stored = read_tokenizer_json(folder)
     except CheckpointError as error:
         raise TokenizerError(str(error)) from None
-    if is_bytes(stored):
+    if is_byte_tokenizer(stored):
         return ByteTokenizer(), "byte"
     try:
         return BpeTokenizer(stored), "bpe"
     except TokenizerError as error:
-        raise TokenizerError(f"{folder}: its tokenizer cannot be used here: {error}") from None
+        raise TokenizerError(f"{folder}: unsupported tokenizer: {error}") from None
 
 
-def tokenizer_json(folder: Path) -> dict[str, Any]:
-    """The content of tokenizer.json, or what it would be for vocab.json and merges.txt."""
-    given = folder / "tokenizer_config.json"
-    options = read_json(given) if given.is_file() else {}
+def read_tokenizer_json(folder: Path) -> dict[str, Any]:
+    """Return the content of tokenizer.json, or the equivalent for vocab.json and merges.txt.
+
+    Raises:
+        TokenizerError: the folder has no tokenizer, or an unsupported option.
+        CheckpointError: a file is damaged.
+    """
+    config = folder / "tokenizer_config.json"
+    options = read_json(config) if config.is_file() else {}
     for name in ("add_prefix_space", "add_bos_token"):
         if options.get(name):
-            raise TokenizerError(f"{given}: {name}=true is not supported; GPT-2 has false")
+            raise TokenizerError(f"{config}: {name}=true is not supported; GPT-2 has false")
     if (folder / "tokenizer.json").is_file():
         stored = read_json(folder / "tokenizer.json")
-        after = stored.get("post_processor")
-        idle = isinstance(after, dict) and after.get("type") == "TemplateProcessing" and not after.get("special_tokens")
-        return {**stored, "post_processor": None} if idle else stored  # transformers 5 writes one that adds nothing
+        post = stored.get("post_processor")
+        unused = isinstance(post, dict) and post.get("type") == "TemplateProcessing" and not post.get("special_tokens")
+        return {**stored, "post_processor": None} if unused else stored  # transformers 5 writes one without effect
     if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
-        raise TokenizerError(f"{folder}: has no tokenizer that can be read (tokenizer.json, or vocab.json and merges.txt)")
+        raise TokenizerError(f"{folder}: no tokenizer found; expected tokenizer.json, or vocab.json and merges.txt")
     return _from_vocab_and_merges(folder, options)
 
 
 def _from_vocab_and_merges(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's own pair of files as a tokenizer.json. Further tokens may stand in two places, by the version that wrote them."""
+    """Convert OpenAI's pair of files to a tokenizer.json. Added tokens are in one of two files, depending on the version."""
     vocabulary = read_json(folder / "vocab.json")
-    more = folder / "added_tokens.json"
+    added = folder / "added_tokens.json"
     special: dict[str, Any] = {END: vocabulary[END]} if END in vocabulary else {}
-    special |= read_json(more) if more.is_file() else {}
+    special |= read_json(added) if added.is_file() else {}
     decoder = options.get("added_tokens_decoder")
     try:
-        special |= {token["content"]: int(number) for number, token in (decoder or {}).items()}
+        special |= {token["content"]: int(index) for index, token in (decoder or {}).items()}
         ordinary = {token["content"] for token in (decoder or {}).values() if token.get("special") is False}
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -66,7 +71,7 @@ def _from_vocab_and_merges(folder: Path, options: dict[str, Any]) -> dict[str, A
     return {
         "version": "1.0",
         "added_tokens": [
-            {"id": number, "content": name, **flags, "special": name not in ordinary} for name, number in special.items()
+            {"id": index, "content": name, **flags, "special": name not in ordinary} for name, index in special.items()
         ],
         "pre_tokenizer": byte_level,
         "decoder": byte_level,
@@ -78,10 +83,10 @@ def _from_vocab_and_merges(folder: Path, options: dict[str, Any]) -> dict[str, A
     }
 
 
-def is_bytes(stored: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json is the built-in `byte` tokenizer's: its vocabulary, nothing merged, added or changed."""
-    model, before = stored.get("model"), stored.get("pre_tokenizer")
-    if not (isinstance(model, dict) and isinstance(before, dict)) or stored.get("normalizer") or stored.get("added_tokens"):
+def is_byte_tokenizer(stored: dict[str, Any]) -> bool:
+    """Return whether a tokenizer.json is the built-in `byte` tokenizer: its vocabulary, no merges, no added tokens."""
+    model, pre = stored.get("model"), stored.get("pre_tokenizer")
+    if not (isinstance(model, dict) and isinstance(pre, dict)) or stored.get("normalizer") or stored.get("added_tokens"):
         return False
     same = model.get("vocab") == json.loads(ByteTokenizer().tokenizer_json())["model"]["vocab"]
-    return same and not model.get("merges") and before.get("type") == "ByteLevel" and not before.get("add_prefix_space")
+    return same and not model.get("merges") and pre.get("type") == "ByteLevel" and not pre.get("add_prefix_space")

@@ -1,7 +1,7 @@
-"""SentencePiece (Kudo and Richardson 2018): unigram (Kudo 2018) or BPE pieces of raw text, set up so that nothing is lost.
+"""SentencePiece (Kudo and Richardson 2018): lossless unigram (Kudo 2018) or BPE tokenizers.
 
-No normalisation, no space put before the text, no blanks merged; characters without a piece are spelled in bytes. What
-SentencePiece would still lose is its own sign for a space, `▁`, when a text has it: that one is always spelled in bytes.
+Normalization, whitespace merging and the leading space are off, and characters without a piece are encoded as bytes.
+SentencePiece represents a space as `▁`, so a literal `▁` in a text is always encoded as bytes.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from gpt2demo import hookimpl
 from gpt2demo.errors import TokenizerError
 from gpt2demo.interfaces import Tokenizer
-from gpt2demo.tokenization.byte import utf8
+from gpt2demo.tokenization.byte import encode_utf8
 
 FILE = "sentencepiece.model"
 END, SPACE = "<|endoftext|>", "▁"
-PROBE = " a  b\n\t ▁é🙂\0 "  # loses something under any other set-up than ours
-LONGEST = 1000  # characters of a training sentence; longer ones would be skipped without a word
+PROBE = " a  b\n\t ▁é🙂\0 "  # not restored by a model with other settings
+MAX_SENTENCE = 1000  # characters; SentencePiece silently skips longer training sentences
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model with byte fallback.
+    """SentencePiece model with byte fallback.
 
     Args:
         model: the content of a `.model` file.
 
     Raises:
-        TokenizerError: it is damaged, or set up so that texts do not come back as they were.
+        TokenizerError: the model is damaged, or its settings are not lossless.
     """
 
     lossless: ClassVar[bool] = True
 
     def __init__(self, model: bytes) -> None:
-        with one_line("not a SentencePiece model that this plugin trained"):
+        with library_errors("not a SentencePiece model that this plugin trained"):
             self._pieces = SentencePieceProcessor(model_proto=model)
             self.vocab_size: int = self._pieces.vocab_size()
             self.eos_id: int | None = self._pieces.piece_to_id(END)
             self._space = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-            self._pieces.decode([[index] for index in range(self.vocab_size)])  # every piece is text
+            self._pieces.decode([[index] for index in range(self.vocab_size)])  # fails if a piece is not valid UTF-8
             if not self._pieces.is_control(self.eos_id) or self.decode(self.encode(PROBE)) != PROBE:
-                raise ValueError("texts would not survive it")
+                raise ValueError("it is not lossless")
 
     @classmethod
     def train(
@@ -54,16 +54,17 @@ class SentencePieceTokenizer:
         texts: Iterable[str],
         *,
         vocab_size: Annotated[int, Field(ge=260, le=200_000, description="number of different tokens")] = 1024,
-        kind: Annotated[Literal["unigram", "bpe"], Field(description="how pieces are chosen")] = "unigram",
+        kind: Annotated[Literal["unigram", "bpe"], Field(description="training algorithm")] = "unigram",
     ) -> Self:
-        """Learn pieces.
+        """Train a tokenizer.
 
-        Each character of the texts needs a place in the vocabulary. It stays smaller where the texts have no more pieces.
+        The vocabulary must have room for each character of the texts. It is smaller than `vocab_size` if the texts have too few
+        pieces.
         """
-        with one_line("text"):
-            lines = list(sentences(texts))  # what goes wrong in there comes through as it is, not as the library's
+        with library_errors("text"):
+            lines = list(sentences(texts))  # an error of the texts is raised here, not inside the library
         model = io.BytesIO()
-        with one_line(f"vocab_size={vocab_size}: cannot be trained on these texts; give more text, or a larger vocabulary"):
+        with library_errors(f"vocab_size={vocab_size}: cannot be trained on these texts; use more text, or a larger vocabulary"):
             SentencePieceTrainer.train(
                 sentence_iterator=iter(lines),
                 model_writer=model,
@@ -76,7 +77,7 @@ class SentencePieceTokenizer:
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
-                max_sentence_length=4 * LONGEST,
+                max_sentence_length=4 * MAX_SENTENCE,
                 eos_id=0,
                 eos_piece=END,
                 unk_id=1,
@@ -86,9 +87,9 @@ class SentencePieceTokenizer:
         return cls(model.getvalue())
 
     def encode(self, text: str) -> list[int]:
-        """The pieces' ids."""
-        utf8(text)
-        with one_line("text"):
+        """Return the ids of a text."""
+        encode_utf8(text)
+        with library_errors("text"):
             first, *rest = text.split(SPACE)
             ids: list[int] = self._pieces.encode(first)
             for part in rest:
@@ -96,8 +97,8 @@ class SentencePieceTokenizer:
             return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; the end-of-text id gives none, incomplete characters become U+FFFD."""
-        with one_line(f"ids: are not all in the vocabulary of {self.vocab_size}"):
+        """Return the text of ids; the end-of-text id becomes no text, an incomplete character U+FFFD."""
+        with library_errors(f"ids: not all in the vocabulary of {self.vocab_size}"):
             return str(self._pieces.decode(list(ids)))
 
     def save(self, folder: Path) -> None:
@@ -107,20 +108,20 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read sentencepiece.model."""
-        with one_line(str(folder / FILE)):
+        with library_errors(str(folder / FILE)):
             return cls((folder / FILE).read_bytes())
 
 
 def sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Texts in pieces that SentencePiece takes."""
+    """Split texts into sentences of at most MAX_SENTENCE characters."""
     for text in texts:
-        utf8(text)  # refuses half a surrogate pair here rather than somewhere in the library
-        yield from (text[start : start + LONGEST] for start in range(0, len(text), LONGEST))
+        encode_utf8(text)  # refuse a lone surrogate before it reaches the library
+        yield from (text[start : start + MAX_SENTENCE] for start in range(0, len(text), MAX_SENTENCE))
 
 
 @contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Turn what the library raises into one line that begins with `what`."""
+def library_errors(what: str) -> Iterator[None]:
+    """Convert errors of the library to a TokenizerError of one line."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, OverflowError, TypeError, OSError) as error:
@@ -129,5 +130,5 @@ def one_line(what: str) -> Iterator[None]:
 
 @hookimpl
 def gpt2demo_tokenizers() -> dict[str, type[Tokenizer]]:
-    """What this plugin gives."""
+    """Return this plugin's tokenizers by name."""
     return {"sentencepiece": SentencePieceTokenizer}

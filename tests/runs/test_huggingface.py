@@ -305,11 +305,11 @@ def test_tokenizers_that_cannot_be_used_say_why(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(
         '{"model": {"type": "WordPiece", "vocab": {}}, "pre_tokenizer": null}', encoding="utf-8"
     )
-    with pytest.raises(TokenizerError, match="its tokenizer cannot be used here.*no BPE like GPT-2's"):
+    with pytest.raises(TokenizerError, match="unsupported tokenizer: not a byte-level BPE like GPT-2's"):
         import_model(str(folder), report=lambda line: None)
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").unlink()
-    with pytest.raises(TokenizerError, match="has no tokenizer that can be read"):
+    with pytest.raises(TokenizerError, match="no tokenizer found"):
         import_model(str(folder), report=lambda line: None)
     checkpoint.write_tokenizer_json(ByteTokenizer(), 40, folder)
     rewrite(change(folder, vocab_size=100), lambda weights: weights | {"transformer.wte.weight": torch.zeros(100, 24)})

@@ -22,9 +22,10 @@ from gpt2demo.runs.checkpoint import load_tokenizer
 from gpt2demo.runs.folder import Run
 from gpt2demo.runs.weights import load_model
 from gpt2demo.storage import require_space
-from gpt2demo.tokenization.bpe import BpeTokenizer, ModelPart
+from gpt2demo.tokenization.bpe import BpeTokenizer
 from gpt2demo.tokenization.byte import byte_symbols
-from gpt2demo.tokenization.huggingface import is_bytes
+from gpt2demo.tokenization.huggingface import is_byte_tokenizer
+from gpt2demo.tokenization.vocabulary import BpeModel
 
 Array = npt.NDArray[np.float32]
 
@@ -97,7 +98,7 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocab_size: int) -> 
     writer.add_tokenizer_model("gpt2" if stored else "none")
     if stored is None:
         return False
-    part = ModelPart.model_validate(stored["model"])
+    part = BpeModel.model_validate(stored["model"])
     unused = {f"[PAD{index}]": index for index in range(tokenizer.vocab_size, vocab_size)}  # of a model with spare ids
     special = {token["content"]: token["id"] for token in stored.get("added_tokens", [])}
     kinds = dict.fromkeys(part.vocab.values(), TokenType.NORMAL)
@@ -121,7 +122,7 @@ def byte_level(tokenizer: Tokenizer) -> dict[str, Any] | None:
         return None
     stored: dict[str, Any] = json.loads(tokenizer.tokenizer_json())
     try:
-        return stored if is_bytes(stored) or BpeTokenizer(stored) else None
+        return stored if is_byte_tokenizer(stored) or BpeTokenizer(stored) else None
     except TokenizerError:
         return None
 
