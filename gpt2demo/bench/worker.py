@@ -1,8 +1,8 @@
 """Runner of gpt2demo's engines: load a model once, then generate for each request on stdin.
 
 A request is a line {"prompts": [[ids], ...], "count": N}. The result is a line {"ids": [[ids], ...], "first": seconds until each
-row has its first new id, "seconds": total time, "megabytes": resident memory}. The runners of other programs, in `peers/`, use the
-same protocol.
+row has its first new id, "seconds": total time, "megabytes": resident memory}. The runners of other programs, in `peers/`, use
+the same protocol.
 """
 
 from __future__ import annotations
