@@ -1,18 +1,23 @@
-"""What tests of several packages share: small texts, settings, models and checkpoints, and the type of the `cli` fixture."""
+"""Helpers that several tests share: small texts, settings, models and checkpoints, and the type of the `cli` fixtures."""
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
+import gpt2demo
 from gpt2demo.config import ModelConfig
 from gpt2demo.data.sources import read_file
 from gpt2demo.errors import DataError
+from gpt2demo.events import Event, Step
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.tokenization.byte import ByteTokenizer
@@ -31,18 +36,21 @@ SMALL = {
 }
 """Settings of a training that takes a second."""
 
+SMALL_OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+"""`SMALL` as options of `gpt2demo train`."""
+
 SHAPE = ModelConfig(vocab_size=97, n_positions=24, n_embd=32, n_head=4, n_layer=2)
-"""A shape in which no two sizes are equal."""
+"""A model shape with pairwise different sizes."""
 
 BYTES = ModelConfig(vocab_size=256, n_positions=48, n_embd=32, n_head=4, n_layer=2)
-"""The shape of `save_checkpoint`, with the vocabulary of the byte tokenizer."""
+"""The default model shape of `save_checkpoint`, with the byte tokenizer's vocabulary."""
 
 TEXT = "".join(f"Line {n}: the quick brown fox jumps over {n % 7} lazy dogs, said Zoë.\n" for n in range(300))
-"""Twenty thousand characters of text with some structure."""
+"""Twenty thousand characters of regular text."""
 
 
 def decided_model(n_positions: int) -> GPT2:
-    """A model with random weights that are large enough for text that neither repeats one token nor is noise."""
+    """Return a model with random weights, scaled so that its text neither repeats one token nor is noise."""
     torch.manual_seed(3)
     gpt2 = GPT2(ModelConfig(n_positions=n_positions, n_embd=32, n_head=2, n_layer=2)).eval()
     with torch.no_grad():
@@ -53,7 +61,7 @@ def decided_model(n_positions: int) -> GPT2:
 
 
 def save_checkpoint(run: Path, *, step: int = 1, shape: ModelConfig = BYTES) -> Path:
-    """Save a checkpoint of a tiny model in a run's folder. Its weights are random, and large enough for distinct logits."""
+    """Save a checkpoint of a tiny model in a run folder. The random weights are large enough for distinct logits."""
     torch.manual_seed(step)
     model = GPT2(shape)
     with torch.no_grad():
@@ -66,8 +74,13 @@ def save_checkpoint(run: Path, *, step: int = 1, shape: ModelConfig = BYTES) -> 
 
 
 def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
-    """Random ids of the byte tokenizer's vocabulary."""
+    """Return random ids of the byte tokenizer's vocabulary."""
     return np.random.default_rng(seed).integers(0, 256, shape)
+
+
+def reference_tokenizer(stored: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Load a parsed tokenizer.json in the `tokenizers` library, without special tokens: it would find them in texts."""
+    return tokenizers.Tokenizer.from_str(json.dumps({**stored, "added_tokens": []}))
 
 
 def read_error(path: object, **options: str) -> str:
@@ -78,3 +91,36 @@ def read_error(path: object, **options: str) -> str:
     assert message.startswith(str(path))
     assert "\n" not in message
     return message
+
+
+def train_small(*args: Any, **settings: Any) -> list[Event]:
+    """Train a model with the settings of `SMALL`, changed by `settings`, on one thread; return all events."""
+    return list(gpt2demo.train(*args, **{**SMALL, "threads": 1, **settings}))
+
+
+def step_values(events: Iterable[Event]) -> list[tuple[int, float, float, float]]:
+    """Return what an equal training repeats exactly in each step: number, loss, learning rate and gradient norm."""
+    return [(e.step, e.loss, e.learning_rate, e.grad_norm) for e in events if isinstance(e, Step)]
+
+
+def take_until(events: Iterator[Event], last: int) -> list[Event]:
+    """Take the events up to a step, then close the generator, which saves a checkpoint."""
+    taken = []
+    for event in events:
+        taken.append(event)
+        if isinstance(event, Step) and event.step >= last:
+            break
+    events.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Check that a command has failed with an exit code and a one-line error that contains some words."""
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("gpt2demo: error: ")]
+    assert len(errors) == 1, done.stderr
+    assert len(errors[0]) <= 500
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in errors[0]
+    assert done.stdout == ""
