@@ -194,7 +194,7 @@ def test_evaluation_reads_and_cleans_like_training(trained: Run, tmp_path: Path,
 
 
 def test_options_for_reading_text_need_a_text(trained: Run) -> None:
-    with pytest.raises(SettingError, match="field=body: there is no text to read"):
+    with pytest.raises(SettingError, match="field=body"):
         evaluate(gpt2demo.load(trained.path), config=DataConfig(field="body"))
 
 
