@@ -72,3 +72,14 @@ def test_dropout_equals_pytorchs(p: float, training: bool) -> None:
     expected = torch.nn.Dropout(p).train(training)(x)
     torch.manual_seed(0)
     assert torch.equal(Dropout(p).train(training)(x), expected)
+
+
+@pytest.mark.parametrize(("matrices", "cut"), [(1, False), (2, True), (3, True)])
+def test_only_matrices_that_are_large_enough_are_cut(matrices: int, cut: bool, threads: int, monkeypatch) -> None:
+    """One part for each thread, and at least `ELEMENTS_PER_THREAD` elements in each."""
+    parts: list[int] = []
+    product = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda x, matrices: parts.append(len(x)) or product(x, matrices))
+    with torch.no_grad():
+        linear(torch.randn(1, 1, 64), torch.randn(matrices * ELEMENTS_PER_THREAD // 64, 64))
+    assert parts == ([min(threads, matrices)] if cut and threads > 1 else [])
