@@ -1,4 +1,4 @@
-"""One generated text: its ids, its text so far, and the reason it ended."""
+"""The continuation of one prompt: ids, text so far, and the reason it ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gpt2demo.config import GenerateConfig
 from gpt2demo.errors import SettingError
 from gpt2demo.generation.streaming import StopText, StreamDecoder
 from gpt2demo.interfaces import Decoder
+from gpt2demo.sampling.chains import Chain
 from gpt2demo.sampling.draw import Drawn
 from gpt2demo.sampling.explain import Explanation, TokenLogprob, explanation, token_logprob
 
@@ -16,14 +17,14 @@ StopReason = Literal["length", "end", "stop"]
 
 
 def ends(tokenizer: Decoder, stop_tokens: Sequence[int | str]) -> dict[int, StopReason]:
-    """The ids that end a text, each with the reason: the tokenizer's end-of-text id, and the stop tokens.
+    """Return the ids that end a text, each with its reason: the stop tokens and the tokenizer's end-of-text id.
 
     Args:
-        tokenizer: knows the tokens.
-        stop_tokens: an id, also in digits, or what a token says alone.
+        tokenizer: decodes the tokens.
+        stop_tokens: ids, also as decimal strings, or the texts of tokens.
 
     Raises:
-        SettingError: there is no such token.
+        SettingError: a token does not exist.
     """
     found: dict[int, StopReason] = {}
     for token in stop_tokens:
@@ -32,41 +33,40 @@ def ends(tokenizer: Decoder, stop_tokens: Sequence[int | str]) -> dict[int, Stop
 
 
 def _ids_of(tokenizer: Decoder, token: int | str) -> list[int]:
+    """Return the ids that a stop token stands for."""
     every = range(tokenizer.vocab_size)
     index = int(token) if isinstance(token, int) or token.isdecimal() else None
     ids = [i for i in every if tokenizer.decode([i]) == token] if index is None else [index] if index in every else []
     if not ids:
-        raise SettingError(
-            f"stop_tokens={token!r}: there is no such token; give an id from 0 to {len(every) - 1}, or a token's text"
-        )
+        raise SettingError(f"stop_tokens={token!r}: unknown token; use an id from 0 to {len(every) - 1}, or a token's text")
     return ids
 
 
 class Continuation:
-    """What a model writes behind one prompt.
+    """The text that a model generates after one prompt.
 
     Args:
-        tokenizer: ids to text.
+        tokenizer: decodes the ids.
         prompt: the prompt's ids, at least one.
-        config: length, stops, and what to note of each token.
-        seed: of the generation.
-        row: the number of its stream: which of the prompt's samples it is, from 0.
-        n_positions: the model's context.
-        ends: what `ends` gives for the tokenizer and the config.
+        config: maximum length, stop texts, and whether to report log-probabilities and explanations.
+        seed: the seed of the random stream.
+        row: the number of the sample among those of its prompt, from 0.
+        n_positions: the model's context length.
+        ends: the result of `ends` for the tokenizer and the stop tokens.
 
     Attributes:
         prompt: the prompt's ids.
-        ids: the generated ids so far, without the prompt's, with the one that ended the text.
-        text: the text given out so far.
-        seed: the seed that is used.
-        row: the number of its stream.
-        reason: why it ended: `length`, `end` (the tokenizer's end-of-text id) or `stop` (a stop text or stop token); None while
-            it runs.
-        dropped: how many ids of the prompt the model did not read because the context is shorter.
-        rereads: for each time that the context was full and its newer half was read again, how many ids had been generated.
-        logprobs: of each generated token, where the config asks for them.
-        explanations: of each generated token, where the config asks for them.
-        time_to_first_token_ms: from the start to the first id, in milliseconds.
+        ids: the generated ids, without the prompt's, including the one that ended the text.
+        text: the generated text so far.
+        seed: the seed of the random stream.
+        row: the number of the sample among those of its prompt.
+        reason: why the text ended: `length`, `end` (the tokenizer's end-of-text id) or `stop` (a stop text or stop token); None
+            if it has not ended.
+        dropped: number of ids of the prompt beyond the context length, which the model did not read.
+        rereads: number of generated ids at each time the context was full and its newer half was read again.
+        logprobs: of each generated token, if requested.
+        explanations: of each generated token, if requested.
+        time_to_first_token_ms: milliseconds from the start to the first id.
     """
 
     def __init__(
@@ -101,43 +101,43 @@ class Continuation:
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed after the first token; of everything when there is only one."""
+        """Tokens per second after the first token; if there is only one, including it."""
         if len(self.ids) < 2 or self._seconds <= self.time_to_first_token_ms / 1000:
             return len(self.ids) / self._seconds if self._seconds else 0.0
         return (len(self.ids) - 1) / (self._seconds - self.time_to_first_token_ms / 1000)
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the text should know: what the model did not read, or had to forget."""
+        """Remarks on the text: parts of it that the model did not read or had to drop."""
         notes = []
         if self.dropped:
             notes.append(f"the prompt is longer than the context; its first {self.dropped} tokens are not read")
         if self.rereads:
             times = "once" if len(self.rereads) == 1 else f"{len(self.rereads)} times"
-            again = f"its older half was forgotten and the newer half read again, {times}"
-            notes.append(f"the context of {self._n_positions} tokens was full after {self.rereads[0]} new ones: {again}")
+            dropped = f"the older half was dropped and the newer half read again, {times}"
+            notes.append(f"the context of {self._n_positions} tokens was full after {self.rereads[0]} new ones: {dropped}")
         return notes
 
-    def note(self, drawn: Drawn, place: int) -> None:
-        """Keep what the config wants to know of a draw in which this is the row at `place`."""
+    def explain(self, drawn: Drawn, place: int, chain: Chain) -> None:
+        """Append the requested log-probability and explanation of a draw in which this is the row at `place`."""
         if self._config.logprobs is not None:
             self.logprobs.append(token_logprob(self._tokenizer, drawn, place, self._config.logprobs))
         if self._config.explain:
-            self.explanations.append(explanation(self._tokenizer, drawn, place, self._config.chain))
+            self.explanations.append(explanation(self._tokenizer, drawn, place, chain))
 
-    def take(self, index: int, seconds: float) -> str:
-        """Take a drawn id; give the text that may be shown now. Decides whether the text ends here.
+    def append(self, token: int, seconds: float) -> str:
+        """Append a drawn id, and return the new text, which may be empty. Set `reason` if the text ends.
 
         Args:
-            index: the id.
-            seconds: that it took.
+            token: the id.
+            seconds: the duration of the step.
         """
-        self.ids.append(index)
+        self.ids.append(token)
         self._seconds += seconds
         if len(self.ids) == 1:
             self.time_to_first_token_ms = seconds * 1000
-        self.reason = self._ends.get(index)
-        piece = "" if self.reason else self._stops.push(self._decoder.push(index))
+        self.reason = self._ends.get(token)
+        piece = "" if self.reason else self._stops.push(self._decoder.push(token))
         if self._stops.found:
             self.reason = "stop"
         elif self.reason or len(self.ids) == self._config.max_new_tokens:
@@ -147,7 +147,7 @@ class Continuation:
         return piece
 
     def _rest(self) -> str:
-        """What was held back; it may still hold a stop text."""
+        """Return the text held back, up to a stop text."""
         rest = self._stops.push(self._decoder.flush())
         if self._stops.found:
             self.reason = "stop"

@@ -16,13 +16,13 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
     """Load a model for generation.
 
     Args:
-        model: a run's name, the path of a run, checkpoint or export folder; left out, the newest run. Of a run its newest whole
-            checkpoint is taken.
-        engine: `torch`, `onnx`, or `auto`: what the folder holds. For a run, `onnx` takes the export of the same name.
-        device: where to compute.
+        model: a run's name, or the path of a run, checkpoint or export folder; by default the newest run. The newest complete
+            checkpoint of a run is loaded.
+        engine: `torch`, `onnx`, or `auto` to choose by the folder. For a run, `onnx` loads the export of the same name.
+        device: the device to run on.
 
     Raises:
-        Error: there is no such model, it is damaged, or the engine or device cannot be had.
+        Error: the model does not exist or is damaged, or the engine or device is not available.
     """
     from gpt2demo.engines import exported
 
@@ -31,7 +31,7 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
         return _load_export(exported.export_of(found), device)
     if isinstance(found, Path) and exported.is_export(found):
         if engine == "torch":
-            raise RunError(f"{found}: is an export for onnxruntime; name the run it was made from to use PyTorch")
+            raise RunError(f"{found}: is an export for onnxruntime; to use PyTorch, load the run it was made from")
         return _load_export(found, device)
     if engine == "onnx":
         raise RunError(f"{found}: is a checkpoint; export it first with `gpt2demo export {found} --onnx`")
@@ -39,29 +39,33 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
 
 
 def _load_export(folder: Path, device: DeviceName) -> Model:
-    """An exported folder on onnxruntime."""
+    """Load an export folder with onnxruntime."""
     from gpt2demo.engines.onnx import OnnxEngine
 
     tokenizer, _ = checkpoint.load_tokenizer(folder / "tokenizer")
-    return _fitting(Model(OnnxEngine(folder, device), tokenizer, folder.name, folder))
+    return _checked(Model(OnnxEngine(folder, device), tokenizer, folder.name, folder))
 
 
 def _load_checkpoint(found: Run | Path, device: DeviceName) -> Model:
-    """A run's newest checkpoint, or a named one, on PyTorch."""
+    """Load a run's newest checkpoint, or a checkpoint folder, with PyTorch."""
     from gpt2demo.engines.hardware import torch_device
     from gpt2demo.engines.torch import TorchEngine
     from gpt2demo.runs.weights import load_model
 
-    where = torch_device(device)
+    target = torch_device(device)
     saved = checkpoint.newest(found.checkpoints) if isinstance(found, Run) else checkpoint.verify(found)
     tokenizer, _ = checkpoint.load_tokenizer(saved.path / "tokenizer")
-    engine = TorchEngine(load_model(saved.path).to(where))
-    return _fitting(Model(engine, tokenizer, found.name, saved.path))
+    engine = TorchEngine(load_model(saved.path).to(target))
+    return _checked(Model(engine, tokenizer, found.name, saved.path))
 
 
-def _fitting(model: Model) -> Model:
-    """The model, after making sure that its tokenizer's ids are in its vocabulary."""
+def _checked(model: Model) -> Model:
+    """Return the model after checking that its vocabulary contains all ids of its tokenizer.
+
+    Raises:
+        RunError: it does not.
+    """
     if model.tokenizer.vocab_size > model.engine.vocab_size:
         sizes = f"{model.tokenizer.vocab_size} ids, the model {model.engine.vocab_size}"
-        raise RunError(f"{model.path}: the tokenizer has {sizes}; they do not belong together")
+        raise RunError(f"{model.path}: the tokenizer has {sizes}; they do not match")
     return model

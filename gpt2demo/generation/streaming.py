@@ -1,4 +1,4 @@
-"""Ids to text while they come: never half a character, never a part of a stop text."""
+"""Streaming decode: text is returned in whole characters, and never a part of a stop text."""
 
 from __future__ import annotations
 
@@ -8,49 +8,53 @@ from gpt2demo.interfaces import Decoder
 
 
 class NoText:
-    """A `Decoder` for texts of which only the ids count: no text, and no id that ends one."""
+    """A `Decoder` for callers that only use the ids: the text is empty, and no id ends it."""
 
-    vocab_size = 10**9  # as many as the model has
+    vocab_size = 10**9  # no limit: the model's own vocabulary decides
     eos_id: int | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Nothing."""
+        """Return an empty text."""
         return ""
 
 
 class StreamDecoder:
-    """Turns ids into text piece by piece: each character comes once, and only when it is complete.
+    """Decodes ids as they come. Each character is returned once, when it is complete.
 
-    A tokenizer may decode differently in the middle of a text than at its start (a dropped leading space), so a few ids before
-    the new ones are always decoded along and their text is cut off.
+    A tokenizer may decode ids differently at the start of a text than in the middle (a dropped leading space). The ids before the
+    new ones are therefore decoded again, and their text is cut off.
     """
 
     def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._context = 0  # ids from here on are decoded
-        self._emitted = 0  # ids before this one have been given out
+        self._returned = 0  # the text of the ids before this one has been returned
 
-    def push(self, index: int) -> str:
-        """The text that one more id completes; may be empty."""
-        self._ids.append(index)
-        return self._take(final=False)
+    def push(self, token: int) -> str:
+        """Add an id, and return the text that it completes, which may be empty."""
+        self._ids.append(token)
+        return self._new_text(final=False)
 
     def flush(self) -> str:
-        """The rest, incomplete characters as U+FFFD."""
-        return self._take(final=True)
+        """Return the rest, with U+FFFD for incomplete characters."""
+        return self._new_text(final=True)
 
-    def _take(self, *, final: bool) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._emitted])
+    def _new_text(self, *, final: bool) -> str:
+        before = self._tokenizer.decode(self._ids[self._context : self._returned])
         text = self._tokenizer.decode(self._ids[self._context :])
         if text.endswith("\N{REPLACEMENT CHARACTER}") and not final:
             return ""
-        self._context, self._emitted = self._emitted, len(self._ids)
+        self._context, self._returned = self._returned, len(self._ids)
         return text[len(before) :]
 
 
 class StopText:
-    """Holds back what may be the beginning of a stop text, and cuts at the first that is complete."""
+    """Cuts a text at the first stop text. Holds back a piece that may be the beginning of one.
+
+    Attributes:
+        found: whether a stop text has been found.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
@@ -58,20 +62,20 @@ class StopText:
         self.found = False
 
     def push(self, piece: str) -> str:
-        """The text that may be shown now."""
+        """Add a piece, and return the text that is certain not to belong to a stop text."""
         if not self._stops:
             return piece
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
+        positions = [position for stop in self._stops if (position := text.find(stop)) >= 0]
+        if positions:
             self.found = True
             self._held = ""
-            return text[: min(places)]
+            return text[: min(positions)]
         held = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """What was held back and was no stop text after all."""
+        """Return the text that was held back and is not a stop text."""
         held, self._held = self._held, ""
         return held

@@ -1,4 +1,4 @@
-"""The built-in samplers, registered through the same hook as any plugin's. Names and meaning are those of transformers."""
+"""Built-in samplers, sampler chains, and the draw of the next token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpt2demo.interfaces import Sampler
 
 @hookimpl
 def gpt2demo_samplers() -> dict[str, type[Sampler]]:
-    """The built-in samplers by name, in the order in which transformers runs them."""
+    """Return the built-in samplers, name -> class, in the order in which transformers applies them."""
     from gpt2demo.sampling.basic import Temperature, TopK, TopP
     from gpt2demo.sampling.probability import Epsilon, Eta, MinP, Typical
     from gpt2demo.sampling.repetition import FrequencyPenalty, NoRepeatNgram, PresencePenalty, RepetitionPenalty

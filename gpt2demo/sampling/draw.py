@@ -1,6 +1,6 @@
-"""From logits to a token: the sampler chain, then one uniform number per row and the inverse of the distribution.
+"""The draw of the next token: run the sampler chain, then invert the distribution at one uniform random number per row.
 
-torch is imported only where a chain really runs: the greedy choice and the numbers need none.
+torch is imported only where a chain is run: greedy choices and the random numbers do not need it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.errors import SettingError
-from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.sampling.basic import SMALLEST, Temperature
-from gpt2demo.sampling.ranking import SMALL, by_id, ranking
-from gpt2demo.sampling.traced import drawable
+from gpt2demo.interfaces import SamplingContext
+from gpt2demo.sampling.basic import MIN_TEMPERATURE, Temperature, drawable
+from gpt2demo.sampling.chains import Chain
+from gpt2demo.sampling.ranking import SMALL, Ranking, by_id, run_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +25,13 @@ Ids = npt.NDArray[np.int64]
 
 
 class Uniforms:
-    """Uniform numbers in [0, 1) with 24 bits, exact in float32, each a function of (seed, row, position) alone.
+    """Uniform random numbers in [0, 1) with 24 bits, exact in float32. Each depends only on (seed, row, position).
 
-    They come from a counter-based stream (Philox, Salmon et al. 2011), so the same seed gives the same tokens on every engine and
-    at every batch size. One object serves one thread.
+    The numbers come from a counter-based generator (Philox, Salmon et al. 2011), so the same seed gives the same tokens on every
+    engine and at every batch size. An object must not be shared between threads.
 
     Args:
-        seed: the stream's key.
+        seed: the key of the generator.
     """
 
     def __init__(self, seed: int) -> None:
@@ -40,73 +40,49 @@ class Uniforms:
         self._counter = self._state["state"]["counter"]
 
     def at(self, position: int, rows: Sequence[int]) -> list[float]:
-        """The numbers of one position, one for each row."""
+        """Return the numbers of a position, one per row."""
         return [self._number(position, row) for row in rows]
 
     def _number(self, position: int, row: int) -> float:
         self._counter[2], self._counter[3] = position, row
-        self._generator.state = self._state  # a fifth of the time that a new generator takes
+        self._generator.state = self._state  # five times as fast as a new generator
         return (int(self._generator.random_raw()) >> 40) / 2**24
 
 
-def uniforms(seed: int, position: int, rows: Sequence[int]) -> list[float]:
-    """The uniform numbers of one position, one for each row; see `Uniforms`."""
-    return Uniforms(seed).at(position, rows)
-
-
-def draw(logits: Tensor, seed: int, position: int, rows: Sequence[int] | None = None) -> Tensor:
-    """One id per row from the softmax of the logits, by inverse transform of one uniform number per row.
+def inverse(logits: Tensor, uniform: Tensor, ranking: Ranking | None = None) -> Tensor:
+    """Return the first id of each row whose cumulative probability exceeds the row's number. Sums are in float64.
 
     Args:
-        logits: (B, V) float32, -inf for what may not be drawn.
-        seed: of the generation.
-        position: index of the token to be drawn, counted from the start of the prompt.
-        rows: the number of each row's stream; 0 to B - 1 when left out.
-
-    Returns:
-        (B,) int64.
-    """
-    import torch
-
-    numbers = uniforms(seed, position, range(logits.shape[0]) if rows is None else rows)
-    return inverse(logits, logits.new_tensor(numbers, dtype=torch.float64)[:, None])[:, 0]
-
-
-def inverse(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The id at which the cumulated probabilities of each row pass its uniform number; added up in float64.
-
-    Args:
-        logits: (B, V) float32, -inf for what may not be drawn.
+        logits: (B, V) float32, -inf for tokens that are ruled out.
         uniform: (B, 1) float64, in [0, 1).
+        ranking: the ranking of these logits, if known.
 
     Returns:
         (B, 1) int64.
     """
-    if logits.shape[-1] <= SMALL:
+    if ranking is None or logits.shape[-1] <= SMALL:
         return first_above(logits.double().softmax(dim=-1).cumsum(dim=-1), uniform)
-    if known := ranking(logits):  # of a large vocabulary only those that are left need to be added up
-        values, ids = by_id(known)
-        return ids.gather(-1, first_above(values.double().softmax(dim=-1).cumsum(dim=-1), uniform))
-    cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)  # so many are rounded less exactly: their sum is not quite 1
-    return first_above(cumulative, uniform * cumulative[:, -1:])
+    # Only the tokens that are left: of 50,257 this takes a tenth of the time of all, of 256 it would take twice as long.
+    values, ids = by_id(ranking)  # (B, n)
+    return ids.gather(-1, first_above(values.double().softmax(dim=-1).cumsum(dim=-1), uniform))
 
 
 def first_above(sums: Tensor, marks: Tensor) -> Tensor:
-    """The places at which ascending rows (B, n) pass numbers (B, 1): (B, 1) int64."""
+    """Return the first index at which each ascending row of (B, n) exceeds its mark in (B, 1): (B, 1) int64."""
     import torch
 
-    if torch.compiler.is_compiling():  # ONNX knows no binary search
+    if torch.compiler.is_compiling():  # ONNX has no binary search
         return (sums > marks).int().argmax(dim=-1, keepdim=True)
     return torch.searchsorted(sums, marks, right=True)
 
 
 class Drawn(NamedTuple):
-    """What one draw gave to B rows.
+    """The result of a draw for B rows.
 
     Attributes:
         ids: (B,) int64.
-        uniforms: each row's uniform number; empty for a greedy choice, which needs none.
-        stages: logits (B, V) before the chain and after every sampler; empty where they were not asked for.
+        uniforms: each row's random number; empty for a greedy choice, which needs none.
+        stages: logits (B, V) before the chain and after each sampler; empty unless requested.
     """
 
     ids: Ids
@@ -114,92 +90,99 @@ class Drawn(NamedTuple):
     stages: list[Floats]
 
 
-class Chain:
-    """The samplers of texts of equal length, their states, and the draw behind them.
+class ChainRunner:
+    """Draws the next tokens of texts of equal length with a sampler chain, and keeps the samplers' states.
+
+    If the first sampler is a temperature of 0, one token is left and no later sampler can change that. Then none is called, and
+    torch is not imported.
 
     Args:
-        samplers: in the order in which they are called. Where the first is a temperature of 0, exactly one token is left, and
-            nothing after it can change that: none is called, and torch is not needed.
-        seed: of the generation.
+        chain: the samplers, in the order in which they are called.
+        uniforms: the random numbers.
         prompt_length: in tokens.
-        keep: whether `Drawn` has the stages.
+        keep_stages: whether `Drawn` has the stages.
+
+    Attributes:
+        greedy: whether the first sampler is a temperature of 0.
     """
 
-    def __init__(self, samplers: Sequence[Sampler], seed: int, prompt_length: int, *, keep: bool = False) -> None:
-        self._samplers = samplers
-        self._uniforms = Uniforms(seed)
+    def __init__(self, chain: Chain, uniforms: Uniforms, prompt_length: int, *, keep_stages: bool = False) -> None:
+        self._chain = chain
+        self._samplers = [item.sampler for item in chain]
+        self._uniforms = uniforms
         self._prompt_length = prompt_length
-        self._keep = keep
+        self._keep_stages = keep_stages
         self._contexts: list[SamplingContext] = []
-        first = next(iter(samplers), None)
-        self.greedy = isinstance(first, Temperature) and first.value < SMALLEST
+        first = next(iter(self._samplers), None)
+        self.greedy = isinstance(first, Temperature) and first.value < MIN_TEMPERATURE
 
     def draw(self, logits: Floats, ids: Ids, rows: Sequence[int]) -> Drawn:
-        """The next token of each text.
+        """Draw the next token of each text.
 
-        Rows may be left out of later draws, unless a sampler has a state.
+        Rows may be left out of later draws unless a sampler has a state.
 
         Args:
-            logits: (B, V), of the tokens to be drawn.
+            logits: (B, V), of the tokens to draw.
             ids: (B, T), the prompts and everything generated so far.
-            rows: the number of each row's stream of uniform numbers.
+            rows: each row's number in the random stream.
 
         Raises:
-            SettingError: a sampler gave something that cannot be drawn from.
+            SettingError: a sampler returned logits that cannot be drawn from.
         """
         return self._choose(logits) if self.greedy else self._sample(logits, ids, rows)
 
     def _choose(self, logits: Floats) -> Drawn:
-        """The first maximum of each row."""
+        """Return the first maximum of each row."""
         best = logits.argmax(axis=-1)
-        if not self._keep:
+        if not self._keep_stages:
             return Drawn(best, [], [])
         certain = np.full_like(logits, -np.inf)
         np.put_along_axis(certain, best[:, None], 0.0, axis=-1)
         return Drawn(best, [], [logits, *[certain] * len(self._samplers)])
 
     def _sample(self, logits: Floats, ids: Ids, rows: Sequence[int]) -> Drawn:
-        """Run the chain, draw, and tell the samplers."""
+        """Run the chain, draw, and let the samplers observe the result."""
         import torch
 
-        with torch.inference_mode():  # without the bookkeeping for gradients it takes a fifth less
-            text, stages = torch.from_numpy(ids), [torch.from_numpy(logits)]
+        with torch.inference_mode():  # a fifth faster than with gradient tracking
+            text, stages, ranking = torch.from_numpy(ids), [torch.from_numpy(logits)], None
             self._contexts = self._contexts or [SamplingContext(text, self._prompt_length) for _ in self._samplers]
-            for sampler, context in zip(self._samplers, self._contexts, strict=True):
+            for (name, sampler, _), context in zip(self._chain, self._contexts, strict=True):
                 context.ids = text
-                stages.append(same_shape(sampler, sampler(stages[-1], context), stages[-1]))
-            check(self._samplers, stages)
+                result, ranking = run_sampler(sampler, stages[-1], context, ranking)
+                check_shape(name, result, stages[-1])
+                stages.append(result)
+            check_drawable(self._chain, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
-            drawn = inverse(stages[-1], torch.from_numpy(np.array(numbers)[:, None]))[:, 0]
+            drawn = inverse(stages[-1], torch.from_numpy(np.array(numbers)[:, None]), ranking)[:, 0]
             for sampler, context in zip(self._samplers, self._contexts, strict=True):
                 sampler.observe(drawn, context)
-            return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep else [])
+            return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep_stages else [])
 
 
-def same_shape(sampler: Sampler, result: Tensor, before: Tensor) -> Tensor:
-    """A sampler's result, after making sure of its shape.
+def check_shape(name: str, result: Tensor, logits: Tensor) -> None:
+    """Check the shape of a sampler's result.
 
     Raises:
         SettingError: it is not that of the logits before.
     """
-    if result.shape != before.shape:
-        raise SettingError(f"sampler {type(sampler).__name__}: gave shape {tuple(result.shape)} for {tuple(before.shape)}")
-    return result
+    if result.shape != logits.shape:
+        raise SettingError(f"sampler {name!r}: returned shape {tuple(result.shape)} for logits of shape {tuple(logits.shape)}")
 
 
-def check(samplers: Sequence[Sampler], stages: Sequence[Tensor]) -> None:
-    """Make sure that what a chain gave can be drawn from. Only when it cannot, look for the sampler that spoilt it.
+def check_drawable(chain: Chain, stages: Sequence[Tensor]) -> None:
+    """Check that the result of a chain can be drawn from. Only if it cannot, find the sampler at fault.
 
     Args:
-        samplers: the chain.
+        chain: the samplers.
         stages: logits (B, V) before the first sampler and after each.
 
     Raises:
-        SettingError: NaN or +inf, or nothing left to draw; names the sampler.
+        SettingError: the result contains NaN or +inf, or no token is left; the message names the sampler.
     """
     if drawable(stages[-1]):
         return
-    for sampler, before, after in zip(samplers, stages, stages[1:], strict=False):
+    for item, before, after in zip(chain, stages, stages[1:], strict=False):
         if drawable(before) and not drawable(after):
-            raise SettingError(f"sampler {type(sampler).__name__}: left nothing that can be drawn, or gave NaN")
-    raise SettingError("the model's logits are NaN or infinite: it is damaged, or was trained until it diverged")
+            raise SettingError(f"sampler {item.name!r}: returned NaN or +inf, or left no token to draw")
+    raise SettingError("the model's logits are NaN or infinite: it is damaged, or its training diverged")

@@ -1,11 +1,10 @@
-"""What a draw looked like from inside: the likelihood of the token, and what each sampler left of the distribution.
+"""Explanations of a draw: the token's log-probability, and the distribution after each sampler.
 
-The classes are plain data: `dataclasses.asdict` gives their JSON. Logarithms are natural.
+The classes are plain data: `dataclasses.asdict` returns their JSON. Logarithms are natural.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.interfaces import Decoder
+from gpt2demo.metrics import log_softmax
+from gpt2demo.sampling.chains import Chain
 from gpt2demo.sampling.draw import Drawn
 
 SHOWN = 10
-"""How many entries of a distribution an explanation holds."""
+"""Maximum number of tokens of a distribution in an explanation."""
 Logprobs = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One of the likeliest tokens."""
+    """One of the most likely tokens."""
 
     id: int
     text: str
@@ -31,14 +32,14 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """How likely a drawn token was.
+    """The log-probability of a drawn token.
 
     Attributes:
         id: the token.
-        text: what it says alone.
-        logprob: in the model's own distribution, before any sampler.
+        text: its text when decoded alone.
+        logprob: in the model's distribution, before any sampler.
         drawn_logprob: in the distribution that it was drawn from.
-        alternatives: the likeliest tokens of the model's own distribution, the likeliest first.
+        alternatives: the most likely tokens of the model's distribution, in descending order.
     """
 
     id: int
@@ -59,12 +60,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Stage:
-    """A distribution on its way through the chain.
+    """A distribution before or after a sampler.
 
     Attributes:
-        sampler: what made it, in `NAME:key=value` form; `model` for the one before the chain.
-        remaining: how many tokens have not been ruled out.
-        top: the likeliest of them, at most `SHOWN`.
+        sampler: the sampler before it, in `NAME:key=value` form; `model` for the one before the chain.
+        remaining: number of tokens that are not ruled out.
+        top: the most likely of them, at most `SHOWN`.
     """
 
     sampler: str
@@ -74,13 +75,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a token came to be drawn.
+    """How a token was drawn.
 
     Attributes:
         id: the token.
-        text: what it says alone.
-        uniform: the number in [0, 1) that chose it; None where it was the only one possible and no number was asked for.
-        stages: the distribution before the chain and after every sampler.
+        text: its text when decoded alone.
+        uniform: the random number in [0, 1); None for a greedy choice.
+        stages: the distributions before the chain and after each sampler.
     """
 
     id: int
@@ -90,34 +91,28 @@ class Explanation:
 
 
 def token_logprob(tokenizer: Decoder, drawn: Drawn, place: int, count: int) -> TokenLogprob:
-    """The likelihood of what was drawn in one row, with `count` alternatives. The draw must have kept its stages."""
+    """Return the log-probability of the token drawn in the row at `place`, with `count` alternatives. Requires `Drawn.stages`."""
     index = int(drawn.ids[place])
-    own, last = log_softmax(drawn.stages[0][place]), log_softmax(drawn.stages[-1][place])
-    others = [Alternative(i, tokenizer.decode([i]), float(own[i])) for i in likeliest(own, count)]
-    return TokenLogprob(index, tokenizer.decode([index]), float(own[index]), float(last[index]), others)
+    model, last = log_softmax(drawn.stages[0][place]), log_softmax(drawn.stages[-1][place])
+    alternatives = [Alternative(i, tokenizer.decode([i]), float(model[i])) for i in likeliest(model, count)]
+    return TokenLogprob(index, tokenizer.decode([index]), float(model[index]), float(last[index]), alternatives)
 
 
-def explanation(tokenizer: Decoder, drawn: Drawn, place: int, chain: Sequence[str]) -> Explanation:
-    """How one row's token came to be drawn by the samplers of this chain. The draw must have kept its stages."""
+def explanation(tokenizer: Decoder, drawn: Drawn, place: int, chain: Chain) -> Explanation:
+    """Return how the token in the row at `place` was drawn with this chain. Requires `Drawn.stages`."""
     index = int(drawn.ids[place])
-    stages = [_stage(tokenizer, name, logits[place]) for name, logits in zip(("model", *chain), drawn.stages, strict=True)]
+    names = ["model", *(item.spec for item in chain)]
+    stages = [_stage(tokenizer, name, logits[place]) for name, logits in zip(names, drawn.stages, strict=True)]
     return Explanation(index, tokenizer.decode([index]), drawn.uniforms[place] if drawn.uniforms else None, stages)
 
 
 def _stage(tokenizer: Decoder, sampler: str, logits: npt.NDArray[Any]) -> Stage:
-    left = log_softmax(logits)
-    top = [Share(i, tokenizer.decode([i]), float(np.exp(left[i]))) for i in likeliest(left, SHOWN)]
-    return Stage(sampler, int((left > -np.inf).sum()), top)
-
-
-def log_softmax(logits: npt.NDArray[Any]) -> Logprobs:
-    """Log-probabilities of logits (V,), in float64; -inf for what is ruled out."""
-    shifted = logits.astype(np.float64) - logits.max()
-    result: Logprobs = shifted - np.log(np.exp(shifted).sum())
-    return result
+    logprobs = log_softmax(logits)
+    top = [Share(i, tokenizer.decode([i]), float(np.exp(logprobs[i]))) for i in likeliest(logprobs, SHOWN)]
+    return Stage(sampler, int((logprobs > -np.inf).sum()), top)
 
 
 def likeliest(logprobs: Logprobs, count: int) -> list[int]:
-    """The ids of the `count` largest, in descending order, among equal ones the lowest id first; none that is ruled out."""
+    """Return the ids of the `count` largest, in descending order; among equal ones the lowest id first. Skip those ruled out."""
     order = np.argsort(-logprobs, kind="stable")[:count]
     return [int(i) for i in order if logprobs[i] > -np.inf]

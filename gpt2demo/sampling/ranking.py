@@ -1,52 +1,94 @@
-"""Sorting a distribution: the part of a sampler that takes time, and where ties are decided."""
+"""Sorted logits, passed from one sampler of a chain to the next: sorting takes most of a sampler's time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpt2demo.interfaces import Sampler, SamplingContext
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-SMALL = 4096  # vocabularies up to here are sorted faster than searched
-RANKING = "gpt2demo_ranking"
-"""Name of the attribute by which logits remember their order: the next sampler of a chain need not sort again."""
+SMALL = 4096  # up to this vocabulary size sorting is faster than a search for the largest
 
 
 class Ranking(NamedTuple):
-    """The largest values of each row, in descending order.
+    """The largest values of each row in descending order.
 
     Attributes:
-        values: (B, n) float32, perhaps with -inf at the end.
-        ids: (B, n) int64; those of equal values ascend.
+        values: (B, n) float32, may end with -inf.
+        ids: (B, n) int64; ids of equal values ascend.
         size: n as a tensor (1,) while a graph is traced.
-        nothing: (B, V) float32, all -inf, once somebody needed it.
+        empty: (B, V) float32, all -inf, once it has been made.
     """
 
     values: Tensor
     ids: Tensor
     size: Tensor | None = None
-    nothing: Tensor | None = None
+    empty: Tensor | None = None
 
 
-def ranking(logits: Tensor) -> Ranking | None:
-    """What logits remember of their order; None where they come from a sampler that does not sort."""
-    known: Ranking | None = getattr(logits, RANKING, None)
-    return known
+class RankingSampler(Sampler):
+    """Base class of samplers that sort the logits and keep a part of them.
+
+    `run_sampler` passes the sorted logits on to the next sampler, which need not sort again. The ranking is never stored with a
+    tensor or a context, so no other sampler can invalidate it.
+    """
+
+    def keep(self, logits: Tensor, ranking: Ranking | None) -> Ranking | None:
+        """Return the tokens to keep, those to rule out being absent or -inf. Return None to keep all.
+
+        Args:
+            logits: (B, V) float32.
+            ranking: the ranking of these logits, if an earlier sampler has sorted them.
+        """
+        raise NotImplementedError
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        """Rule out all tokens that are not kept."""
+        return self.ranked(logits, None)[0]
+
+    def ranked(self, logits: Tensor, ranking: Ranking | None) -> tuple[Tensor, Ranking | None]:
+        """Return the new logits (B, V) and their ranking. Arguments as in `keep`."""
+        kept = self.keep(logits, ranking)
+        return (logits, ranking) if kept is None else scattered(logits, kept)
 
 
-def largest(values: Tensor, count: Any = None) -> Ranking:
-    """The largest values of each row with their ids; among equal ones the lowest id comes first.
+def run_sampler(
+    sampler: Sampler, logits: Tensor, context: SamplingContext, ranking: Ranking | None
+) -> tuple[Tensor, Ranking | None]:
+    """Run one sampler of a chain.
 
     Args:
-        values: (B, V) float32, -inf for what is ruled out.
-        count: how many, a number or a tensor of it; left out, at least all that are not -inf.
+        sampler: the sampler.
+        logits: (B, V) float32.
+        context: as in `Sampler.__call__`.
+        ranking: the ranking of these logits, as returned with them by the previous sampler of the chain.
+
+    Returns:
+        The new logits (B, V), and their ranking if this sampler sorts. Any other sampler may have changed the logits, also in
+        place, so the ranking ends with it.
+    """
+    # A subclass may override __call__ and change the result: it is called like any other sampler.
+    if isinstance(sampler, RankingSampler) and type(sampler).__call__ is RankingSampler.__call__:
+        return sampler.ranked(logits, ranking)
+    return sampler(logits, context), None
+
+
+def largest(values: Tensor, count: Any = None, ranking: Ranking | None = None) -> Ranking:
+    """Return the largest values of each row with their ids. Among equal values the lowest ids come first.
+
+    Args:
+        values: (B, V) float32, -inf for tokens that are ruled out.
+        count: how many to return, an int or a tensor; by default at least all that are not -inf.
+        ranking: the ranking of these values, if known.
     """
     import torch
 
     if torch.compiler.is_compiling():
         return _traced(values, (values > float("-inf")).float().sum(dim=-1).amax(dim=0).long() if count is None else count)
-    if known := ranking(values):
-        return known._replace(values=known.values[:, :count], ids=known.ids[:, :count])
+    if ranking is not None:
+        return ranking._replace(values=ranking.values[:, :count], ids=ranking.ids[:, :count])
     if values.shape[-1] > SMALL:
         wanted = int((values > float("-inf")).sum(dim=-1).max()) if count is None else int(count)
         if wanted * 8 < values.shape[-1] and (searched := _search(values, wanted)):
@@ -55,75 +97,70 @@ def largest(values: Tensor, count: Any = None) -> Ranking:
     return Ranking(ranked[:, :count], ids[:, :count])
 
 
-def only(logits: Tensor, kept: Ranking) -> Tensor:
-    """Rule out all tokens but some.
+def scattered(logits: Tensor, kept: Ranking) -> tuple[Tensor, Ranking]:
+    """Return logits (B, V) with -inf for all tokens that are not kept, and their ranking.
 
     Args:
         logits: (B, V) float32.
-        kept: those that stay with their logits, as `largest` gave them, perhaps with further ones set to -inf.
-
-    Returns:
-        (B, V) float32. They remember the order for `largest`.
+        kept: the tokens to keep with their logits.
     """
-    nothing = logits.clamp(max=float("-inf")) if kept.nothing is None else kept.nothing
-    rest = nothing.scatter(-1, kept.ids, kept.values)
-    setattr(rest, RANKING, kept._replace(nothing=nothing))
-    return rest
+    empty = logits.clamp(max=float("-inf")) if kept.empty is None else kept.empty
+    return empty.scatter(-1, kept.ids, kept.values), kept._replace(empty=empty)
 
 
-def by_id(known: Ranking) -> tuple[Tensor, Tensor]:
-    """The values (B, n) and ids (B, n) of a ranking in the order of the ids."""
+def by_id(ranking: Ranking) -> tuple[Tensor, Tensor]:
+    """Return the values (B, n) and ids (B, n) of a ranking, sorted by id."""
     import torch
 
     if torch.compiler.is_compiling():
-        assert known.size is not None
-        ids, order = _top_k(known.ids, known.size, known.ids.shape, largest=0)
+        assert ranking.size is not None
+        ids, order = _top_k(ranking.ids, ranking.size, ranking.ids.shape, largest=0)
     else:
-        ids, order = known.ids.sort(dim=-1)
-    return known.values.gather(-1, order), ids
+        ids, order = ranking.ids.sort(dim=-1)
+    return ranking.values.gather(-1, order), ids
 
 
 def sums_before(probabilities: Tensor) -> Tensor:
-    """Sums of what is before each entry of a row: (B, n) -> (B, n)."""
+    """Return the exclusive cumulative sums of each row: (B, n) -> (B, n)."""
     import torch
 
-    if torch.compiler.is_compiling():  # one operator of ONNX
+    if torch.compiler.is_compiling():  # a single ONNX operator
         operands, like = (probabilities, torch.tensor(-1)), probabilities
         return torch.onnx.ops.symbolic("CumSum", operands, {"exclusive": 1}, dtype=like.dtype, shape=like.shape, version=14)
     return probabilities.cumsum(dim=-1) - probabilities
 
 
 def _traced(values: Tensor, count: Any) -> Ranking:
-    """ONNX's TopK takes lower ids first by definition, and a count that is found while it runs."""
+    """Return `largest` as ONNX's TopK, which takes the lower ids first and a count that is computed in the graph."""
     import torch
 
     wanted = torch.as_tensor(count)
-    places = wanted.reshape(1)
-    return Ranking(*_top_k(values, places, (values.shape[0], wanted.item()), largest=1), places)
+    size = wanted.reshape(1)
+    return Ranking(*_top_k(values, size, (values.shape[0], wanted.item()), largest=1), size)
 
 
-def _top_k(values: Tensor, count: Tensor, shape: Any, *, largest: int) -> tuple[Tensor, Tensor]:
-    """The operator, on (B, V): sorted values and their places, both of a shape (B, n)."""
+def _top_k(values: Tensor, size: Tensor, shape: Any, *, largest: int) -> tuple[Tensor, Tensor]:
+    """Return the sorted values and their indices, both of a shape (B, n), from ONNX's TopK over (B, V)."""
     import torch
 
-    ranked, places = torch.onnx.ops.symbolic_multi_out(
+    ranked, indices = torch.onnx.ops.symbolic_multi_out(
         "TopK",
-        (values, count),
+        (values, size),
         {"axis": -1, "largest": largest},
         dtypes=(values.dtype, torch.int64),
         shapes=(shape, shape),
         version=18,
     )
-    return ranked, places
+    return ranked, indices
 
 
 def _search(values: Tensor, count: int) -> Ranking | None:
-    """The same without sorting everything, or None where a tie at the border makes it ambiguous."""
+    """Return `largest` without sorting all values, or None if equal values at the cutoff make the choice ambiguous."""
     chosen, ids = values.topk(count + 1)
-    apart = chosen[:, :-1] > chosen[:, 1:]  # (B, count)
-    if apart.all():
+    distinct = chosen[:, :-1] > chosen[:, 1:]  # (B, count)
+    if distinct.all():
         return Ranking(chosen[:, :count], ids[:, :count])
-    if not apart[:, -1].all():
+    if not distinct[:, -1].all():
         return None
     ids = ids[:, :count].sort(dim=-1).values
     ranked, order = values.gather(-1, ids).sort(dim=-1, descending=True, stable=True)

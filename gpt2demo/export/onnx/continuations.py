@@ -1,4 +1,4 @@
-"""Second part of the proof: the exported model writes what the original writes, greedily and with samplers in the graph."""
+"""Verify that an exported model generates the same text as the original, greedily and with the samplers in the graph."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import ExportError
 from gpt2demo.generation.generate import Generation
 from gpt2demo.generation.streaming import NoText
-from gpt2demo.interfaces import Engine, SamplingContext
+from gpt2demo.interfaces import Engine
 from gpt2demo.model import GPT2
-from gpt2demo.sampling.draw import inverse, uniforms
+from gpt2demo.sampling.chains import NamedSampler
+from gpt2demo.sampling.draw import ChainRunner, Uniforms
 
 GREEDY, SAMPLED, SHORT = 200, 64, 16
 BORDER = 1e-3
-"""How near a uniform number may be to the border between two tokens, in probability, for either to be right."""
+"""Tolerance in probability: either token is accepted if the uniform number is this near to the border between them."""
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-Options = Sequence[tuple[str, Mapping[str, Any]]]
-"""A sampler chain: each sampler's name and options."""
+ChainOptions = Sequence[tuple[str, Mapping[str, Any]]]
+"""The name and the options of each sampler of a chain."""
 
 
-class Watched(TorchEngine):
-    """A PyTorch engine that keeps the logits it gave last."""
+class RecordingEngine(TorchEngine):
+    """A PyTorch engine that keeps the last logits in `last`."""
 
     def feed(self, ids: Ids, padding: Ids | None = None) -> Floats:
-        """As `TorchEngine.feed`."""
+        """Return and keep the result of `TorchEngine.feed`."""
         self.last = super().feed(ids, padding)
         return self.last
 
 
 def greedy(engine: Engine, prompt: Ids, count: int) -> Generation:
-    """A finished greedy generation of `count` ids."""
+    """Return a finished greedy generation of `count` ids."""
     generation = Generation(engine, NoText(), prompt.tolist(), GenerateConfig(max_new_tokens=count, temperature=0))
     for _ in generation:
         pass
@@ -49,28 +50,33 @@ def greedy(engine: Engine, prompt: Ids, count: int) -> Generation:
 
 
 def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids, near_tie: float) -> dict[str, Any]:
-    """Let both models write through the real generation loop, past the end of the context.
+    """Compare greedy texts of both models, generated with the real generation loop past the context length.
 
     Args:
-        model: the original.
-        engine: the exported one.
-        ids: a text to start with.
-        near_tie: where the two best logits are closer than this, either may win.
+        model: the original model.
+        engine: the exported model.
+        ids: ids of a text to take the prompt from.
+        near_tie: either token is accepted if the two largest logits are closer than this.
+
+    Returns:
+        The results for the certificate.
 
     Raises:
-        ExportError: they write different tokens, where it is not a near-tie.
+        ExportError: the models generate different tokens, and it is not a near-tie.
     """
     n_positions = model.config.n_positions
     prompt = np.resize(ids, max(1, n_positions - GREEDY // 2))
     ours, original = greedy(engine, prompt, GREEDY), greedy(TorchEngine(model), prompt, GREEDY)
-    equal = first_difference(ours.ids, original.ids)
+    equal = equal_at_start(ours.ids, original.ids)
     if engine.exported.dtype == "fp32" and equal < GREEDY and (gap := _gap(model, prompt, equal)) > near_tie:
         tokens = f"{ours.ids[equal]} instead of {original.ids[equal]}"
-        raise ExportError(f"{MODEL} is not the PyTorch model: greedy token {equal + 1} is {tokens}, by {gap:.3g} the likelier")
+        raise ExportError(
+            f"{MODEL} is not the PyTorch model: greedy token {equal + 1} is {tokens}, with a logit larger by {gap:.3g}"
+        )
     return {
         "prompt_tokens": len(prompt),
         "tokens": GREEDY,
-        "equal_tokens": equal,  # in float32 fewer only after a near-tie
+        "equal_tokens": equal,  # in float32 less than `tokens` only after a near-tie
         "microseconds_per_token": {
             "torch": round(1e6 / original.tokens_per_second),
             "onnx": round(1e6 / ours.tokens_per_second),
@@ -80,74 +86,109 @@ def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids, near_tie: float) -
     }
 
 
-def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids are equal from the start on."""
+def equal_at_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the number of equal ids before the first difference."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
 
 
 def _gap(model: GPT2, prompt: Ids, count: int) -> float:
-    """How far the best logit is above the second best after `count` greedy tokens of the original."""
-    engine = Watched(model)
+    """Return the difference of the two largest logits of the original after `count` greedy tokens."""
+    engine = RecordingEngine(model)
     greedy(engine, prompt, count + 1)
     second, best = np.sort(engine.last[0])[-2:]
     return float(best - second)
 
 
 def compare_sampled(model: GPT2, engine: OnnxEngine, ids: Ids, vocab_size: int) -> dict[str, Any]:
-    """Let the samplers inside generate.onnx write, and the same samplers beside PyTorch, with the same uniform numbers.
+    """Compare tokens drawn in generate.onnx with those of the same chain in Python, with the same uniform numbers.
 
-    In float32 the other side is the PyTorch model; of rounded weights it is model.onnx with the samplers outside.
+    The logits for Python are those of the PyTorch model in float32, and of model.onnx for other dtypes.
+
+    Returns:
+        The results for the certificate.
 
     Raises:
-        ExportError: they write different tokens, where the drawn number is not on the border between two.
+        ExportError: a token differs, and its uniform number is not near the border between two tokens.
     """
     count = max(1, min(SAMPLED, model.config.n_positions // 2))
     prompt = np.resize(ids, max(1, min(SAMPLED, model.config.n_positions - count)))[None] % vocab_size
-    chain = [(step["name"], step["values"] | step["fixed"]) for step in engine.exported.chain or []]
+    chain = [(step["name"], step["values"] | step["fixed"]) for step in engine.exported.samplers or []]
     reference: Engine = TorchEngine(model) if engine.exported.dtype == "fp32" else engine
-    repetitive = np.resize(prompt[:, :3], prompt.shape)  # a sampler may look back, as far as there is a text
+    repetitive = np.resize(prompt[:, :3], prompt.shape)  # for samplers that read the text
     for other in (prompt[:, :1], repetitive):
-        equal_draws(engine, reference, chain, other, min(SHORT, count), vocab_size)
-    equal = equal_draws(engine, reference, chain, prompt, count, vocab_size)
-    return {"chain": chain, "tokens": count, "equal_tokens": equal}  # fewer only on a border
+        count_equal_draws(engine, reference, chain, other, min(SHORT, count), vocab_size)
+    equal = count_equal_draws(engine, reference, chain, prompt, count, vocab_size)
+    return {"chain": chain, "tokens": count, "equal_tokens": equal}  # less than `tokens` only near a border
 
 
-def equal_draws(engine: OnnxEngine, reference: Engine, chain: Options, prompt: Ids, count: int, vocab_size: int) -> int:
-    """How many ids from the start on are drawn the same inside generate.onnx and outside. Raises as `compare_sampled` does."""
+def count_equal_draws(
+    engine: OnnxEngine, reference: Engine, chain: ChainOptions, prompt: Ids, count: int, vocab_size: int
+) -> int:
+    """Return the number of equal draws in the graph and in Python before the first difference. Raises as `compare_sampled`."""
     drawn, expected = sampled_inside(engine, chain, prompt, count), sampled_outside(reference, chain, prompt, count, vocab_size)
-    equal = first_difference(drawn, expected)
+    equal = equal_at_start(drawn, expected)
     if equal < count:
-        text = np.concatenate([prompt, [expected[:equal]]], axis=1).astype(np.int64)
-        near = [sampled_outside(reference, chain, text, 1, vocab_size, shift)[0] for shift in (-BORDER, BORDER)]
-        if drawn[equal] not in near:
-            tokens = f"token {equal + 1} behind {prompt.shape[1]} is {drawn[equal]} instead of {expected[equal]}"
-            raise ExportError(f"{GENERATE} does not draw as the samplers beside PyTorch do: {tokens}")
+        shared, shifts = expected[:equal], (-BORDER, BORDER)
+        near = [sampled_outside(reference, chain, prompt, 1, vocab_size, drawn=shared, shift=shift) for shift in shifts]
+        if [drawn[equal]] not in near:
+            tokens = f"token {equal + 1} after {prompt.shape[1]} is {drawn[equal]} instead of {expected[equal]}"
+            raise ExportError(f"{GENERATE} does not draw the same tokens as the samplers in PyTorch: {tokens}")
     return equal
 
 
-def sampled_inside(engine: OnnxEngine, chain: Options, prompt: Ids, count: int) -> list[int]:
-    """Ids drawn inside generate.onnx behind a prompt (1, T)."""
+def sampled_inside(engine: OnnxEngine, chain: ChainOptions, prompt: Ids, count: int) -> list[int]:
+    """Return ids drawn in generate.onnx after a prompt (1, T)."""
     engine.reset()
     engine.set_options(chain)
+    uniforms = Uniforms(0)
     text, new = prompt, prompt
     for position in range(prompt.shape[1], prompt.shape[1] + count):
-        new = engine.draw(new, uniforms(0, position, [0]), text, prompt.shape[1])[:, None].copy()
+        new = engine.draw(new, uniforms.at(position, [0]), text, prompt.shape[1])[:, None].copy()
         text = np.concatenate([text, new], axis=1)
     drawn: list[int] = text[0, prompt.shape[1] :].tolist()
     return drawn
 
 
-def sampled_outside(engine: Engine, chain: Options, prompt: Ids, count: int, vocab_size: int, shift: float = 0.0) -> list[int]:
-    """Ids drawn by the samplers' own code behind a prompt (1, T), perhaps with numbers that are a little larger."""
-    samplers = [plugins.registry().part("samplers", name)(**options) for name, options in chain]
+class ShiftedUniforms(Uniforms):
+    """The uniform numbers of seed 0, all shifted by the same amount within [0, 1)."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__(0)
+        self._shift = shift
+
+    def at(self, position: int, rows: Sequence[int]) -> list[float]:
+        """Return the numbers of a position, one per row."""
+        return [min(max(number + self._shift, 0.0), 1 - 1e-9) for number in super().at(position, rows)]
+
+
+def sampled_outside(
+    engine: Engine,
+    chain: ChainOptions,
+    prompt: Ids,
+    count: int,
+    vocab_size: int,
+    *,
+    drawn: Sequence[int] = (),
+    shift: float = 0.0,
+) -> list[int]:
+    """Return ids drawn with the samplers in Python after a prompt (1, T).
+
+    Args:
+        engine: computes the logits.
+        chain: the samplers.
+        prompt: (1, T).
+        count: number of ids to draw.
+        vocab_size: the tokenizer's.
+        drawn: ids that have been drawn before.
+        shift: amount to add to the uniform numbers.
+    """
+    samplers = [NamedSampler(name, plugins.registry().part("samplers", name)(**options), name) for name, options in chain]
+    runner = ChainRunner(samplers, ShiftedUniforms(shift), prompt.shape[1])
     engine.reset()
-    text, new = prompt, prompt
-    for position in range(prompt.shape[1], prompt.shape[1] + count):
-        logits = torch.from_numpy(engine.feed(new)[:, :vocab_size])
-        for sampler in samplers:
-            logits = sampler(logits, SamplingContext(torch.from_numpy(text), prompt.shape[1]))
-        uniform = torch.tensor([uniforms(0, position, [0])], dtype=torch.float64) + shift
-        new = inverse(logits, uniform.clamp(0, 1 - 1e-9)).numpy()
+    text = np.concatenate([prompt, [drawn]], axis=1).astype(np.int64)
+    start, new = text.shape[1], text
+    for _ in range(count):
+        new = runner.draw(engine.feed(new)[:, :vocab_size], text, [0]).ids[:, None]
         text = np.concatenate([text, new], axis=1)
-    drawn: list[int] = text[0, prompt.shape[1] :].tolist()
-    return drawn
+    ids: list[int] = text[0, start:].tolist()
+    return ids

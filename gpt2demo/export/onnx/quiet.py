@@ -1,4 +1,4 @@
-"""torch's exporter prints about its own insides, in several ways; none of it helps somebody who exports a model."""
+"""Suppress the output of torch's ONNX exporter, which reports its internals in several ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOGGERS = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onn
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of the exporter's reaches the terminal or the log; errors come as exceptions all the same."""
+    """Suppress everything the exporter prints, logs or warns about. Exceptions are raised as usual."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""The samplers' numbers as inputs of a graph: what would be done to them for every token is done once, before they go in."""
+"""Numeric sampler options as graph inputs. Their limits and casts are applied once, outside the graph, not at every token."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import onnx_ir as ir
 
 Limits = list[float | int | None]
-"""The least and the largest number that may go in; None where there is no such limit."""
+"""The minimum and maximum of an input; None if there is no such limit."""
 
 
 def prepare(graph: ir.Graph, number: ir.Value) -> Limits:
-    """Take clamping, casting to float32 and reshaping of a number out of a graph, as far as nothing else reads it.
+    """Remove clamping, casts to float32 and reshaping of an input from a graph, up to where it has several readers.
 
     Args:
-        graph: is changed.
-        number: one of its inputs; afterwards it may be of another type, and an array of one number.
+        graph: modified in place.
+        number: one of its inputs; its dtype may change, and its shape may become (1,).
 
     Returns:
-        What it is to be limited to before it goes in.
+        The limits to apply to the input's value.
     """
     low: Any = None
     high: Any = None
@@ -40,13 +40,13 @@ def prepare(graph: ir.Graph, number: ir.Value) -> Limits:
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads a value, once; None where there are more."""
+    """Return the node that reads a value if there is exactly one, else None."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not uses[0].node.outputs[0].is_graph_output() else None
 
 
 def _limits(node: ir.Node, number: ir.Value) -> Limits | None:
-    """The constants that a node limits a number to; None where it does something else."""
+    """Return the constants that a node clamps a number to; None if it does anything else."""
     bounds = [value for value in node.inputs if value is not number]
     known = [_constant(value) for value in bounds]
     if any(value is not None and limit is None for value, limit in zip(bounds, known, strict=True)):
@@ -59,6 +59,6 @@ def _limits(node: ir.Node, number: ir.Value) -> Limits | None:
 
 
 def _constant(value: ir.Value | None) -> Any:
-    """A constant as a Python number or list; None where a value is not known."""
+    """Return a constant as a Python number or list; None if the value is not constant."""
     known = None if value is None else ir.convenience.get_const_tensor(value)
     return None if known is None else known.numpy().tolist()
