@@ -1,4 +1,4 @@
-"""Plugins: found through entry points, each in its own guard; one that is broken is listed and everything else goes on."""
+"""Plugins: found through entry points and loaded in isolation; a broken one is listed and does not affect the others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 import pytest
-from samples import Cli
+from samples import SMALL_OPTIONS, Cli, assert_one_line_error
 
 from gpt2demo import hookspecs, plugins
 from gpt2demo.errors import PluginError
 from gpt2demo.plugins import BUILTINS, KINDS, Registry
+from gpt2demo.runs.folder import Run
 
 ROOT = Path(__file__).parent.parent
 SAMPLER = """
@@ -33,16 +34,16 @@ BROKEN = {
     "import error": ("import nothing_of_that_name", "nothing_of_that_name"),
     "syntax error": ("def (", "SyntaxError"),
     "exits": ("raise SystemExit(3)", "SystemExit"),
-    "misspelt hook": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_sampler(): return {}", "gpt2demo_sampler"),
+    "misspelled hook": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_sampler(): return {}", "gpt2demo_sampler"),
     "wrong argument": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(x): return {}", "gpt2demo_samplers"),
     "hook raises": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): raise KeyError('oops')", "oops"),
-    "gives no dict": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): return ['x']", "not a dict"),
-    "shadows a built-in": (SAMPLER.format(cls="Mine", name="temperature"), "'temperature': a built-in has this name"),
+    "does not return a dict": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): return ['x']", "not a dict"),
+    "shadows a built-in": (SAMPLER.format(cls="Mine", name="temperature"), "'temperature': the name of a built-in part"),
 }
 
 
 def install(folder: Path, name: str, code: str) -> Path:
-    """What pip leaves behind, without pip: a module and the metadata of its distribution."""
+    """Install a plugin into a folder like pip does: a module and the metadata of its distribution."""
     folder.mkdir(exist_ok=True)
     module = f"gpt2demo_{name.replace('-', '_')}"
     (folder / f"{module}.py").write_text(code, encoding="utf-8")
@@ -54,12 +55,13 @@ def install(folder: Path, name: str, code: str) -> Path:
 
 
 def points(folder: Path) -> list[EntryPoint]:
+    """Return the entry points of the plugins in a folder."""
     return [point for found in distributions(path=[str(folder)]) for point in found.entry_points if point.group == "gpt2demo"]
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that is searched for modules, as site-packages is."""
+    """Add a folder to the module search path, like site-packages."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -68,7 +70,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_the_built_in_parts_come_through_the_hooks() -> None:
+def test_built_in_parts_are_registered_through_the_hooks() -> None:
     registry = Registry()
     assert [plugin.module for plugin in registry.plugins] == list(BUILTINS)
     assert all(plugin.status == "loaded" for plugin in registry.plugins)
@@ -79,7 +81,7 @@ def test_the_built_in_parts_come_through_the_hooks() -> None:
     assert "onnx" in registry.parts("exporters")
 
 
-def test_a_plugin_gives_its_parts(site: Path) -> None:
+def test_a_plugin_provides_its_parts(site: Path) -> None:
     install(site, "calm", SAMPLER.format(cls="Calm", name="calm"))
     registry = Registry(points(site))
     assert registry.part("samplers", "calm").__name__ == "Calm"
@@ -89,7 +91,7 @@ def test_a_plugin_gives_its_parts(site: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "cause"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_is_listed_with_its_cause_and_the_rest_goes_on(site: Path, code: str, cause: str) -> None:
+def test_a_broken_plugin_is_listed_with_its_cause_and_the_others_work(site: Path, code: str, cause: str) -> None:
     install(site, "broken", code)
     install(site, "zealous", SAMPLER.format(cls="Zealous", name="zealous"))
     registry = Registry(points(site))
@@ -102,76 +104,63 @@ def test_a_broken_plugin_is_listed_with_its_cause_and_the_rest_goes_on(site: Pat
     assert registry.part("samplers", "temperature").__module__ == "gpt2demo.sampling.basic"
 
 
-def test_two_owners_of_one_name_are_refused_by_name(site: Path) -> None:
+def test_a_name_that_two_plugins_provide_is_refused(site: Path) -> None:
     install(site, "one", SAMPLER.format(cls="One", name="same"))
     install(site, "two", SAMPLER.format(cls="Two", name="same"))
     registry = Registry(points(site))
-    with pytest.raises(PluginError, match="gpt2demo-one 1.5 and gpt2demo-two 1.5 ; uninstall one of them"):
+    with pytest.raises(PluginError, match="provided by both gpt2demo-one 1.5 and gpt2demo-two 1.5; uninstall one of them"):
         registry.part("samplers", "same")
 
 
-def test_an_unknown_name_says_which_there_are_and_what_failed(site: Path) -> None:
+def test_an_unknown_name_lists_the_available_names_and_failed_plugins(site: Path) -> None:
     install(site, "broken", "import nothing_of_that_name")
     with pytest.raises(PluginError, match=r"sampler 'nope'.*temperature.*gpt2demo-broken 1.5 failed"):
         Registry(points(site)).part("samplers", "nope")
 
 
-def test_a_hook_that_sees_events_is_told_all_and_switched_off_when_it_raises(site: Path, tmp_path: Path) -> None:
-    watcher = (
-        "from gpt2demo import hookimpl\nseen = []\n@hookimpl\ndef gpt2demo_training_event(run, event): seen.append((run, event))"
-    )
-    install(site, "watcher", watcher)
-    install(
-        site, "angry", "from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_training_event(event): raise OSError('no room')"
-    )
+def test_training_events_reach_every_plugin_until_it_raises(site: Path, tmp_path: Path) -> None:
+    hook = "from gpt2demo import hookimpl\nseen = []\n@hookimpl\ndef gpt2demo_training_event"
+    install(site, "observer", f"{hook}(run, event): seen.append((run, event))")
+    install(site, "raising", f"{hook}(event): raise OSError('disk full')")
     registry = Registry(points(site))
-    assert [len(registry.training_event(tmp_path, n)) for n in range(3)] == [1, 0, 0]
-    assert sys.modules["gpt2demo_watcher"].seen == [(tmp_path, 0), (tmp_path, 1), (tmp_path, 2)]
+    (failure,) = registry.training_event(tmp_path, 0)
+    assert "gpt2demo-raising 1.5 failed and is disabled: OSError: disk full" in failure
+    assert [registry.training_event(tmp_path, event) for event in (1, 2)] == [[], []]
+    assert sys.modules["gpt2demo_observer"].seen == [(tmp_path, 0), (tmp_path, 1), (tmp_path, 2)]
 
 
-def test_the_program_goes_on_with_a_broken_plugin_installed(cli: Cli, text_file: Path, tmp_path: Path) -> None:
-    """The real thing: a broken distribution on the path of the real command line."""
-    site = install(tmp_path / "site", "broken", "raise RuntimeError('broken on purpose')")
-    env = {"PYTHONPATH": str(site)}
-    assert cli("--help", env=env).returncode == 0
-    trained = cli(
-        "train",
-        text_file,
-        "--run",
-        "a",
-        "--steps",
-        2,
-        "--n-embd",
-        16,
-        "--n-head",
-        2,
-        "--n-layer",
-        1,
-        "--eval-batches",
-        1,
-        env=env,
-    )
-    assert trained.returncode == 0, trained.stderr
-    assert cli("generate", "a", "--max-new-tokens", 3, env=env).returncode == 0
-    listed = json.loads(cli("plugins", "--json", env=env).stdout)
-    (broken,) = [plugin for plugin in listed if plugin["distribution"] == "gpt2demo-broken"]
+def test_the_program_works_with_a_broken_plugin_installed(cli: Cli, tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(install(tmp_path / "site", "broken", "raise RuntimeError('broken on purpose')"))}
+    done = cli("plugins", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    (broken,) = [plugin for plugin in json.loads(done.stdout) if plugin["distribution"] == "gpt2demo-broken"]
     assert (broken["status"], broken["version"]) == ("failed", "1.5")
     assert "broken on purpose" in broken["error"]
-    wanted = cli("generate", "a", "--sampler", "broken", env=env)
-    assert wanted.returncode == 2
-    assert "broken on purpose" in wanted.stderr
-    without = json.loads(cli("plugins", "--json", "--no-plugins", env=env).stdout)
-    assert {plugin["distribution"] for plugin in without} == {"gpt2demo"}
 
 
-def test_an_installed_plugin_is_named_in_the_help(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fresh_plugins")
+def test_a_broken_plugin_is_reported_only_where_it_is_used(invoke: Cli, site: Path, text_file: Path, run_copy: Run) -> None:
+    install(site, "broken", "raise RuntimeError('broken on purpose')")
+    assert invoke("train", text_file, *SMALL_OPTIONS, "--steps", 2).returncode == 0
+    assert invoke("generate", "mine", "--max-new-tokens", 3).returncode == 0
+    assert_one_line_error(invoke("generate", "mine", "--sampler", "broken"), 2, "broken on purpose")
+
+
+@pytest.mark.usefixtures("fresh_plugins")
+def test_no_plugins_loads_built_in_parts_only(invoke: Cli, site: Path) -> None:
+    install(site, "calm", SAMPLER.format(cls="Calm", name="calm"))
+    listed = json.loads(invoke("plugins", "--json", "--no-plugins").stdout)
+    assert {plugin["distribution"] for plugin in listed} == {"gpt2demo"}
+
+
+def test_an_installed_plugin_is_named_in_the_help(cli: Cli, invoke: Cli, tmp_path: Path) -> None:
     site = install(tmp_path / "site", "calm", SAMPLER.format(cls="Calm", name="calm"))
     assert "calm" in cli("generate", "--help", env={"PYTHONPATH": str(site)}).stdout
-    assert "calm" not in cli("generate", "--help").stdout
+    assert "calm" not in invoke("generate", "--help").stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_hook_has_a_way_to_ask_for_it(kind: str) -> None:
+def test_every_kind_has_a_hook_and_a_function_that_lists_it(kind: str) -> None:
     assert hasattr(hookspecs, f"gpt2demo_{kind}")
     assert isinstance(getattr(plugins, kind)(), dict)
 
