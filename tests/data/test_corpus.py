@@ -131,7 +131,9 @@ def test_an_example_dataset_is_prepared_like_a_file(tmp_path: Path) -> None:
     assert load_corpus([tmp_path / "tales.jsonl"]).documents == load_corpus(dataset="tales:stories=20,seed=3").documents
 
 
-def test_the_data_command_prints_and_writes_a_corpus(cli: Cli, tmp_path: Path, rows: Path) -> None:
+def test_the_data_command_prints_and_writes_a_corpus(
+    cli: Cli, tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = "--unique documents --tokenizer byte --tokenizer bpe:vocab_size=270 --output clean.jsonl.gz"
     done = cli("data", rows, *options.split())
     assert (done.returncode, done.stderr) == (0, "")
@@ -140,7 +142,8 @@ def test_the_data_command_prints_and_writes_a_corpus(cli: Cli, tmp_path: Path, r
     assert names == ["documents", "bytes", "characters", "removed_documents", "removed_lines", "output"]
     assert (values[0], values[3:5]) == ("91", ["9", "0"])
     assert [line.split()[:2] for line in tokenizers.splitlines()[1:]] == [["byte", "256"], ["bpe:vocab_size=270", "270"]]
-    again = json.loads(cli("data", tmp_path / "clean.jsonl.gz", "--tokenizer", "char", "--json").stdout)
+    app(["data", str(tmp_path / "clean.jsonl.gz"), "--tokenizer", "char", "--json"], standalone_mode=False)
+    again = json.loads(capsys.readouterr().out)
     assert (again["documents"], [row["tokenizer"] for row in again["tokenizers"]]) == (91, ["char"])
 
 

@@ -13,7 +13,7 @@ from samples import reference_tokenizer
 
 from gpt2demo.errors import DataError, SettingError, TokenizerError
 from gpt2demo.plugins import train_tokenizer
-from gpt2demo.testing.tokenizers import FRAGMENTS, PROSE, anything, many, some
+from gpt2demo.testing.tokenizers import FRAGMENTS, PROSE, anything, some
 from gpt2demo.tokenization.bpe import CHUNK, END, MAX_TOKEN_LENGTH, MAX_WORD, BpeTokenizer, chunks, training_chunks
 
 fragments = st.lists(st.sampled_from([*FRAGMENTS, *" \n\t\r", "  ", "a", "'s", "1", "!"]), max_size=40).map("".join)
@@ -26,7 +26,7 @@ difficult = st.one_of(anything, fragments)
 def test_the_ids_equal_those_of_tokenizers(bpe_tokenizer: BpeTokenizer, stored: dict[str, Any]) -> None:
     reference = reference_tokenizer(stored)
 
-    @settings(many)
+    @settings(some, max_examples=400)
     @given(text=difficult)
     def check(text: str) -> None:
         assert bpe_tokenizer.encode(text) == reference.encode(text).ids
@@ -56,7 +56,7 @@ def test_the_ids_of_chunks_are_the_ids_of_the_text(size: int, bpe_tokenizer: Bpe
 
 def test_a_text_of_several_chunks_has_the_ids_of_tokenizers(bpe_tokenizer: BpeTokenizer, stored: dict[str, Any]) -> None:
     text = "".join(FRAGMENTS)
-    text *= 1 + 2 * CHUNK // len(text)
+    text *= 1 + 5 * CHUNK // (4 * len(text))
     assert len(list(chunks(text, CHUNK))) >= 2
     assert bpe_tokenizer.encode(text) == reference_tokenizer(stored).encode(text).ids
 

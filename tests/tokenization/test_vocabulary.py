@@ -88,9 +88,9 @@ def test_merges_that_tiktoken_applies_in_another_order_are_refused(stored: dict[
 
 def test_random_merges_are_refused_or_give_the_ids_of_tokenizers(stored: dict[str, Any]) -> None:
     rng, accepted, refused = random.Random(0), 0, 0
-    for _ in range(150):
+    for _ in range(100):
         content = with_merges(stored, random_merges(rng))
-        texts = ["".join(rng.choices("abc", k=rng.randrange(1, 150))) for _ in range(20)]
+        texts = ["".join(rng.choices("abc", k=rng.randrange(1, 150))) for _ in range(10)]
         try:
             tokenizer = BpeTokenizer(content)
         except TokenizerError:
@@ -99,8 +99,8 @@ def test_random_merges_are_refused_or_give_the_ids_of_tokenizers(stored: dict[st
         accepted += 1
         expected = [encoding.ids for encoding in reference_tokenizer(content).encode_batch(texts)]
         assert [tokenizer.encode(text) for text in texts] == expected
-    assert accepted > 50
-    assert refused > 15
+    assert accepted > 30
+    assert refused > 10
 
 
 # Invalid files
