@@ -1,4 +1,4 @@
-"""Sampler chains with a name: everybody's, and a run's own."""
+"""Sampler chains: specs, built-in names, and chains saved with a run or export."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from samples import save_checkpoint
+from samples import Cli, save_checkpoint
 
-from gpt2demo.cli.commands import app
 from gpt2demo.config import CHAINS, GenerateConfig
 from gpt2demo.engines.exported import check_export
 from gpt2demo.errors import CheckpointError, RunError, SettingError, UserError
 from gpt2demo.export.export import export_model
 from gpt2demo.generation.load import load
-from gpt2demo.plugins import create_sampler
-from gpt2demo.sampling import saved
+from gpt2demo.sampling.basic import TopK
+from gpt2demo.sampling.chains import chains_file, create_chain, load_chains, save_chain
 
 
 @pytest.fixture
@@ -25,100 +24,124 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
+def silent(line: str) -> None:
+    """Discard a line of progress."""
+
+
+def test_a_chain_is_created_from_specs() -> None:
+    (item,) = create_chain(["top-k:k=7"])
+    assert (item.name, item.sampler, item.spec) == ("top-k", TopK(k=7), "top-k:k=7")
+
+
+def test_built_in_chains_are_valid() -> None:
+    for specs in CHAINS.values():
+        create_chain(specs)
+
+
 def test_a_name_stands_for_its_samplers() -> None:
     config = GenerateConfig(temperature=0.3, samplers=("@standard", "min-p"))
     assert config.chain == ("temperature:value=0.3", *CHAINS["standard"], "min-p")
-    assert all(create_sampler(spec) for chain in CHAINS.values() for spec in chain)
-    with pytest.raises(SettingError, match="sampler '@odd': there is no such chain; there are @default, @greedy"):
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(SettingError, match="unknown sampler chain '@odd'; available: @default, @greedy"):
         _ = GenerateConfig(samplers=("@odd",)).chain
 
 
-def test_a_run_keeps_chains_of_its_own(checkpoint: Path) -> None:
-    saved.keep_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
-    saved.keep_chain(checkpoint, "mine-too", GenerateConfig(samplers=("@mine", "min-p:threshold=0.1")))
-    known = saved.load_chains(checkpoint)
-    assert known["mine-too"] == ("temperature:value=0.4", "top-k:k=7", "min-p:threshold=0.1")
-    assert known.keys() >= CHAINS.keys()
+def test_a_saved_chain_generates_the_same_text_as_its_samplers(checkpoint: Path) -> None:
+    save_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
     model = load(checkpoint, device="cpu")
-    by_name, spelled = (
+    by_name, by_settings = (
         "".join(model.generate("Once", seed=1, max_new_tokens=20, **settings))
         for settings in ({"samplers": ["@mine"]}, {"temperature": 0.4, "top_k": 7})
     )
-    assert by_name == spelled
-    assert (checkpoint.parent.parent / "saved.json").exists()  # with the run: the next checkpoint has it, too
+    assert by_name == by_settings
 
 
-def test_what_cannot_be_kept_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(SettingError, match="chain 'wild': everybody has a chain of this name"):
-        saved.keep_chain(checkpoint, "wild", GenerateConfig(top_k=3))
-    with pytest.raises(RunError, match=r"name '\.\./x'"):
-        saved.keep_chain(checkpoint, "../x", GenerateConfig(top_k=3))
-    with pytest.raises(SettingError, match="sampler 'top-p'"):
-        saved.keep_chain(checkpoint, "bad", GenerateConfig(samplers=("top-p:p=7",)))
-    saved.chains_file(checkpoint).write_text('{"mine": [3]}')
+def test_chains_are_saved_with_the_run_for_all_its_checkpoints(checkpoint: Path) -> None:
+    save_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
+    assert (checkpoint.parent.parent / "chains.json").exists()
+    assert load_chains(checkpoint) == CHAINS | {"mine": ("temperature:value=0.4", "top-k:k=7")}
+
+
+def test_a_saved_chain_may_contain_another(checkpoint: Path) -> None:
+    save_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
+    save_chain(checkpoint, "more", GenerateConfig(samplers=("@mine", "min-p:threshold=0.1")))
+    assert load_chains(checkpoint)["more"] == ("temperature:value=0.4", "top-k:k=7", "min-p:threshold=0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "error", "message"),
+    [
+        ("wild", "top-k:k=3", SettingError, "chain 'wild': is a built-in chain"),
+        ("../x", "top-k:k=3", RunError, r"'\.\./x'"),
+        ("bad", "top-p:p=7", SettingError, "sampler 'top-p'"),
+    ],
+)
+def test_an_invalid_chain_is_not_saved(
+    checkpoint: Path, name: str, sampler: str, error: type[UserError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        save_chain(checkpoint, name, GenerateConfig(samplers=(sampler,)))
+    assert not chains_file(checkpoint).exists()
+
+
+def test_a_damaged_file_is_reported(checkpoint: Path) -> None:
+    chains_file(checkpoint).write_text('{"mine": [3]}')
     with pytest.raises(CheckpointError, match="is damaged"):
-        saved.load_chains(checkpoint)
+        load_chains(checkpoint)
 
 
-def test_from_the_terminal(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["generate", str(checkpoint), "--prompt", "Once", "--seed", "1", "--max-new-tokens", "9"]
-    texts = []
-    for options in (["--temperature", "0.5", "--save-chain", "calm"], ["--sampler", "@calm"]):
-        app([*common, *options], standalone_mode=False)
-        texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1]
+def test_a_chain_is_saved_and_used_on_the_command_line(checkpoint: Path, invoke: Cli) -> None:
+    command = ["generate", checkpoint, "--prompt", "Once", "--seed", 1, "--max-new-tokens", 9]
+    saved = invoke(*command, "--temperature", 0.5, "--save-chain", "calm")
+    used = invoke(*command, "--sampler", "@calm")
+    assert saved.returncode == used.returncode == 0
+    assert saved.stdout == used.stdout
 
 
-def test_an_export_has_the_samplers_of_a_named_chain_inside(checkpoint: Path, tmp_path: Path) -> None:
-    saved.keep_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
-    folder = export_model(checkpoint, output=tmp_path / "out", samplers=["@mine"], report=lambda line: None)
-    assert [(step["name"], step["values"]) for step in check_export(folder).chain or []] == [
+def test_an_export_contains_the_samplers_of_a_saved_chain(checkpoint: Path, tmp_path: Path) -> None:
+    save_chain(checkpoint, "mine", GenerateConfig(temperature=0.4, top_k=7))
+    folder = export_model(checkpoint, output=tmp_path / "out", samplers=["@mine"], report=silent)
+    assert [(item["name"], item["values"]) for item in check_export(folder).samplers or []] == [
         ("temperature", {"value": 0.4}),
         ("top-k", {"k": 7}),
     ]
 
 
-def test_a_new_export_keeps_the_chains_of_the_old_one(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sampler", "message"), [("nosuch", "nosuch"), ("top-k:k=0", "k='0'")])
+def test_an_invalid_sampler_is_refused_before_an_export_begins(
+    checkpoint: Path, tmp_path: Path, sampler: str, message: str
+) -> None:
     lines: list[str] = []
-    folder = export_model(checkpoint, output=tmp_path / "out", report=lines.append)
-    assert not any("replacing" in line for line in lines)
-    saved.keep_chain(folder, "five", GenerateConfig(top_k=5))
-    export_model(checkpoint, output=folder, report=lines.append)
-    assert lines[-1] == f"replacing the export that is in {folder}"
-    assert "five" in saved.load_chains(folder)
+    with pytest.raises(UserError, match=message):
+        export_model(checkpoint, output=tmp_path / "out", samplers=[sampler], report=lines.append)
+    assert not lines
 
 
-def test_a_new_export_keeps_what_somebody_put_beside_the_old_one(checkpoint: Path, tmp_path: Path) -> None:
-    folder = export_model(checkpoint, output=tmp_path / "out", report=silent)
-    (folder / "notes").mkdir()
-    (folder / "notes" / "mine.md").write_text("mine", encoding="utf-8")
-    written = json.loads((folder / "gpt2demo.json").read_text())["written"]
+# ---------------------------------------------------------------------------------------------- repeated exports
+
+
+def test_a_new_export_keeps_the_files_that_the_user_added(tiny_checkpoint: Path, export_copy: Path) -> None:
+    written = json.loads((export_copy / "gpt2demo.json").read_text())["written"]
     assert {"model.onnx", "gpt2demo.json", "tokenizer/plugin.json"} <= set(written)
-    for _ in range(2):
-        export_model(checkpoint, output=folder, report=silent)
-        assert (folder / "notes" / "mine.md").read_text(encoding="utf-8") == "mine"
-        assert json.loads((folder / "gpt2demo.json").read_text())["written"] == written
+    save_chain(export_copy, "five", GenerateConfig(top_k=5))
+    (export_copy / "notes").mkdir()
+    (export_copy / "notes" / "mine.md").write_text("mine", encoding="utf-8")
+    lines: list[str] = []
+    export_model(tiny_checkpoint, output=export_copy, report=lines.append)
+    assert lines[-1] == f"replacing the existing export in {export_copy}"
+    assert "five" in load_chains(export_copy)
+    assert (export_copy / "notes" / "mine.md").read_text(encoding="utf-8") == "mine"
+    assert json.loads((export_copy / "gpt2demo.json").read_text())["written"] == written, "added files are not listed"
 
 
 @pytest.mark.parametrize("mark", ["{}", "{"])
-def test_of_an_older_programs_export_saved_chains_are_kept(checkpoint: Path, tmp_path: Path, mark: str) -> None:
-    """It does not say which files are its own."""
-    folder = export_model(checkpoint, output=tmp_path / "out", report=silent)
-    saved.keep_chain(folder, "five", GenerateConfig(top_k=5))
-    (folder / "old.onnx").write_text("old", encoding="utf-8")
-    (folder / "gpt2demo.json").write_text(mark, encoding="utf-8")
-    export_model(checkpoint, output=folder, report=silent)
-    assert "five" in saved.load_chains(folder)
-    assert not (folder / "old.onnx").exists()
-
-
-def silent(line: str) -> None:
-    """A report that nobody reads."""
-
-
-def test_a_wrong_sampler_is_refused_before_an_export_begins(checkpoint: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
-    for wrong in ("nosuch", "top-k:k=0"):
-        with pytest.raises(UserError, match="nosuch|k='0'"):
-            export_model(checkpoint, output=tmp_path / "out", samplers=[wrong], report=lines.append)
-    assert not lines
+def test_of_an_older_export_only_saved_chains_are_kept(tiny_checkpoint: Path, export_copy: Path, mark: str) -> None:
+    """Older exports do not list their own files."""
+    save_chain(export_copy, "five", GenerateConfig(top_k=5))
+    (export_copy / "old.onnx").write_text("old", encoding="utf-8")
+    (export_copy / "gpt2demo.json").write_text(mark, encoding="utf-8")
+    export_model(tiny_checkpoint, output=export_copy, report=silent)
+    assert "five" in load_chains(export_copy)
+    assert not (export_copy / "old.onnx").exists()
