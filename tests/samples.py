@@ -33,6 +33,8 @@ SMALL = {
     "batch_size": 8,
     "steps": 12,
     "eval_batches": 2,
+    "eval_every": 6,
+    "sample_tokens": 8,
 }
 """Settings of a training that takes a second."""
 

@@ -1,5 +1,5 @@
 """Evaluation: how well a model predicts a text."""
 
-from gpt2demo.evaluation.score import Score, evaluate, score
+from gpt2demo.evaluation.score import Score, evaluate
 
-__all__ = ["Score", "evaluate", "score"]
+__all__ = ["Score", "evaluate"]
