@@ -1,4 +1,4 @@
-"""Rows of different lengths in an exported graph, as any host of onnxruntime may give them: padded on the left or on the right."""
+"""model.onnx with rows of different lengths, as any program may run it in onnxruntime: padded on the left or on the right."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from samples import BYTES, save_checkpoint, some_ids
+from samples import BYTES, some_ids
 
 from gpt2demo.engines.exported import cache_names
-from gpt2demo.export.onnx.write import write_graphs
+from gpt2demo.export.onnx.write import convert_weights, write_model
 from gpt2demo.model import GPT2
 from gpt2demo.runs.weights import load_model
 
 Array = npt.NDArray[Any]
 ROWS = [some_ids(20), some_ids(7, seed=1), some_ids(1, seed=2)]
 WIDTH = 20
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}  # of logits up to 10, that far apart are two numbers of fp16
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}  # of logits up to 10; the distance of fp16 values at this size
 TYPES = {"fp32": np.float32, "fp16": np.float16}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> GPT2:
-    return load_model(save_checkpoint(tmp_path_factory.mktemp("runs") / "tiny"))
+def model(tiny_checkpoint: Path) -> GPT2:
+    return load_model(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
@@ -37,13 +37,13 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def graph(model: GPT2, dtype: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(dtype)
-    write_graphs(model, folder, dtype, [], BYTES.vocab_size, lambda line: None)
-    return folder / "model.onnx"
+    file = tmp_path_factory.mktemp(dtype) / "model.onnx"
+    write_model(model.config, convert_weights(model, dtype), file, dtype)
+    return file
 
 
-class Host:
-    """A program that feeds a graph whose cache grows."""
+class Program:
+    """Runs a graph with a cache that grows by concatenation."""
 
     def __init__(self, graph: Path, dtype: str) -> None:
         options = onnxruntime.SessionOptions()
@@ -63,30 +63,31 @@ class Host:
 
 
 def alone(model: GPT2, row: Array) -> Array:
-    """The logits of a text by itself."""
+    """Return the PyTorch model's logits of one text."""
     return model(torch.from_numpy(row)[None]).detach().numpy()[0]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_row_has_the_logits_of_its_text_alone(model: GPT2, graph: Path, dtype: str, side: str) -> None:
-    host, close = Host(graph, dtype), {"rtol": 0, "atol": TOLERANCE[dtype]}
+    program, close = Program(graph, dtype), {"rtol": 0, "atol": TOLERANCE[dtype]}
     spans = [slice(WIDTH - len(row), WIDTH) if side == "left" else slice(0, len(row)) for row in ROWS]
     ids, mask, positions = (np.zeros((len(ROWS), WIDTH), np.int64) for _ in range(3))
     for number, (row, span) in enumerate(zip(ROWS, spans, strict=True)):
         ids[number, span], mask[number, span], positions[number, span] = row, 1, np.arange(len(row))
-    read = host.read(ids, mask, positions)
-    for row, span, logits in zip(ROWS, spans, read, strict=True):
+    logits_of_rows = program.read(ids, mask, positions)
+    for row, span, logits in zip(ROWS, spans, logits_of_rows, strict=True):
         np.testing.assert_allclose(logits[span], alone(model, row), **close)
     texts = list(ROWS)
     for new in some_ids(4, len(ROWS), seed=9):
         texts = [np.append(text, index) for text, index in zip(texts, new, strict=True)]
-        read = host.read(new[:, None], np.ones((len(ROWS), 1), np.int64), np.array([[len(text) - 1] for text in texts]))
-        for text, logits in zip(texts, read, strict=True):
+        positions = np.array([[len(text) - 1] for text in texts])
+        logits_of_rows = program.read(new[:, None], np.ones((len(ROWS), 1), np.int64), positions)
+        for text, logits in zip(texts, logits_of_rows, strict=True):
             np.testing.assert_allclose(logits[0], alone(model, text)[-1], **close)
 
 
-def test_attention_on_a_gpu_is_given_nothing_that_it_refuses(graph: Path, dtype: str) -> None:
-    """The kernel for NVIDIA GPUs takes fp16 alone, and no attention bias, which is the eleventh input."""
+def test_attention_has_a_bias_in_fp32_but_not_in_fp16(graph: Path, dtype: str) -> None:
+    """The kernel for NVIDIA GPUs supports only fp16, without an attention bias, which is the eleventh input."""
     nodes = [node for node in onnx.load(graph).graph.node if node.op_type == "GroupQueryAttention"]
     assert len(nodes) == BYTES.n_layer
     assert all((len(node.input) > 10) == (dtype == "fp32") for node in nodes)

@@ -14,6 +14,7 @@ from samples import BYTES
 from gpt2demo.engines.exported import cache_names, is_export
 from gpt2demo.errors import ExportError
 from gpt2demo.export.onnx import write
+from gpt2demo.export.onnx.summary import summary
 from gpt2demo.model import GPT2
 from gpt2demo.runs.weights import load_model
 from gpt2demo.storage import sha256
@@ -83,6 +84,12 @@ def test_the_certificate_contains_source_comparisons_and_checksums(tiny_export, 
     assert written["source"]["run"] == "tiny"
     assert written["source"]["step"] == 1
     assert written["source"]["sha256"] == sha256(tiny_checkpoint / "model.safetensors")
+
+
+def test_the_summary_has_a_line_for_each_comparison(tiny_export):
+    lines = list(summary(json.loads((tiny_export / "gpt2demo.json").read_text())))
+    assert any(line.startswith("prefill") and "100.00%" in line for line in lines)
+    assert any(line.startswith("greedy tokens") and "200 of 200 equal" in line for line in lines)
 
 
 def test_genai_config_sets_every_value_whose_default_would_change_the_text(tiny_export):
