@@ -69,12 +69,12 @@ def _step(kind: type, value: float | None) -> float:
 
 
 def label(name: str) -> str:
-    """Return a field's label; OpenAI's names (`n_layer`) stay as they are.
+    """Return a field's label; OpenAI's names (`n_layer`) and single letters stay as they are.
 
-    >>> label("batch_size"), label("n_layer")
-    ('Batch size', 'n_layer')
+    >>> label("batch_size"), label("n_layer"), label("p")
+    ('Batch size', 'n_layer', 'p')
     """
-    return name if name.startswith("n_") else name.replace("_", " ").capitalize()
+    return name if name.startswith("n_") or len(name) == 1 else name.replace("_", " ").capitalize()
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Show gpt2demo's errors as toasts on the page. Other exceptions are bugs and remain tracebacks in the terminal."""
+"""Show errors as toasts on the page. Unexpected ones are bugs: their tracebacks appear in the terminal as well."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def toasting(handler: Handler) -> Handler:
-    """Decorate a function or generator so that a `gpt2demo.errors.Error` becomes a toast with its message."""
+    """Decorate a function or generator so that its exceptions become toasts."""
 
     @wraps(handler)
     def call(*args: Any) -> Any:
@@ -24,6 +24,8 @@ def toasting(handler: Handler) -> Handler:
             return handler(*args)
         except Error as error:
             raise toast(error) from None
+        except Exception as bug:
+            raise unexpected(bug) from bug
 
     @wraps(handler)
     def iterate(*args: Any) -> Iterator[Any]:
@@ -31,6 +33,8 @@ def toasting(handler: Handler) -> Handler:
             yield from handler(*args)
         except Error as error:
             raise toast(error) from None
+        except Exception as bug:
+            raise unexpected(bug) from bug
 
     return cast("Handler", iterate if isgeneratorfunction(handler) else call)
 
@@ -38,6 +42,11 @@ def toasting(handler: Handler) -> Handler:
 def toast(error: Error) -> gr.Error:
     """Return the error as a toast. The message is escaped: it may quote names and texts of the user."""
     return gr.Error(html.escape(str(error), quote=False), print_exception=False)
+
+
+def unexpected(bug: Exception) -> gr.Error:
+    """Return a toast for a bug. Gradio prints the traceback in the terminal."""
+    return gr.Error(html.escape(f"unexpected {type(bug).__name__}: {bug} (a bug; the terminal shows where)", quote=False))
 
 
 def warn(text: str) -> None:

@@ -1,0 +1,267 @@
+"""The server: login and port, an environment and settings that keep the page private, and the guard in front of Gradio."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import pytest
+from webpage import PageServer
+
+from gpt2demo.errors import RunError, SettingError
+from gpt2demo.training import jobs
+from gpt2demo.ui import create_app, launch, server
+
+# ---------------------------------------------------------------------------------------------- launch
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"host": "0.0.0.0"}, "--auth USER:PASSWORD"),
+    ({"host": "::"}, "--auth USER:PASSWORD"),
+    ({"host": "192.168.1.5"}, "--auth USER:PASSWORD"),
+    ({"host": "example.org"}, "--auth USER:PASSWORD"),
+    ({"auth": "me"}, "expected USER:PASSWORD"),
+    ({"auth": ":secret"}, "expected USER:PASSWORD"),
+])  # fmt: skip
+def test_a_login_is_required_if_other_machines_can_connect(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        launch(**arguments)
+
+
+def test_a_port_in_use_is_reported_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RunError, match=r"--port \d+: cannot listen"):
+        launch(port=taken.getsockname()[1])
+
+
+def test_launch_passes_on_login_and_settings_and_closes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, Any] = {}
+
+    class Page:
+        def queue(self, **options: Any) -> None:
+            calls["queue"] = options
+
+        def launch(self, **options: Any) -> None:
+            calls["launch"] = options
+            raise KeyboardInterrupt
+
+        def close(self, verbose: bool) -> None:
+            calls["closed"] = True
+
+    monkeypatch.setattr(server, "create_app", lambda uploads: Page())
+    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        launch(port=0, browser=False, auth="me:secret:with colon")
+    assert calls["queue"]["api_open"] is False
+    assert calls["launch"]["auth"] == ("me", "secret:with colon")
+    assert calls["launch"]["inbrowser"] is False
+    assert calls["launch"].keys() >= server.settings("127.0.0.1", 0).keys()
+    assert calls["closed"]
+
+
+# ---------------------------------------------------------------------------------------------- privacy
+
+
+def test_environment_variables_cannot_make_the_page_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHARE", "ALLOWED_PATHS", "VIBE_MODE", "MCP_SERVER", "ANALYTICS_ENABLED", "SERVER_NAME"):
+        monkeypatch.setenv(f"GRADIO_{name}", "True")
+    server.isolate()
+    remaining = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
+    assert remaining == {"GRADIO_ANALYTICS_ENABLED": "False"}
+    assert "127.0.0.1" in os.environ["NO_PROXY"]
+    assert (os.environ["HF_HUB_OFFLINE"], os.environ["HF_HUB_DISABLE_TELEMETRY"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(("setting", "value"), [
+    ("server_name", "127.0.0.1"),
+    ("share", False),  # no tunnel to a public address
+    ("ssr_mode", False),  # no second server in Node.js
+    ("pwa", False),
+    ("mcp_server", False),  # no endpoints for tools
+    ("enable_monitoring", False),  # no page with the usage by others
+    ("run_history", False),  # no stored inputs and outputs
+    ("footer_links", ["settings"]),  # no link to the API page
+    ("max_file_size", "200mb"),
+])  # fmt: skip
+def test_a_setting_keeps_the_page_private(setting: str, value: object) -> None:
+    assert setting in inspect.signature(gr.Blocks.launch).parameters
+    assert server.settings("127.0.0.1", 7860)[setting] == value
+
+
+def test_files_outside_of_the_upload_folder_are_not_allowed() -> None:
+    assert not {"allowed_paths", "root_path", "auth_dependency", "strict_cors"} & server.settings("127.0.0.1", 7860).keys()
+
+
+def test_every_page_is_behind_the_guard_and_has_no_api_documentation() -> None:
+    options = server.settings("127.0.0.1", 7860)["app_kwargs"]
+    assert [entry.cls for entry in options["middleware"]] == [server.Guard]
+    assert (options["docs_url"], options["redoc_url"], options["openapi_url"]) == (None, None, None)
+
+
+def test_nothing_can_be_called_without_the_queue(served: PageServer) -> None:
+    page = create_app()
+    assert all(function.queue for function in page.fns.values())
+    for name in {str(function.api_name) for function in page.fns.values()}:
+        body = json.dumps({"data": [], "session_hash": "x"})
+        assert served.request("POST", f"/gradio_api/run/{name}", body).status in (404, 500), name
+    for index in page.fns:
+        body = json.dumps({"data": [], "fn_index": index, "session_hash": "x"})
+        assert served.request("POST", "/gradio_api/run/predict", body).status == 404
+    assert not jobs.running()
+
+
+def test_uploads_go_to_a_private_folder_and_can_be_read_back(served: PageServer) -> None:
+    body = '--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--b--\r\n'
+    response = served.request("POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=b"})
+    assert response.status == 200
+    (folder,) = served.folder.glob("gpt2demo-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (path,) = folder.rglob("a.txt")
+    assert served.request("GET", f"/gradio_api/file={path}").body == b"hello"
+
+
+# ---------------------------------------------------------------------------------------------- the guard
+
+
+@pytest.mark.parametrize(("path", "headers", "status"), [("/", {}, 200), ("/", {"Host": "evil.com"}, 400), ("/docs", {}, 404)])
+def test_every_response_has_a_content_security_policy(served: PageServer, path: str, headers: Any, status: int) -> None:
+    response = served.request("GET", path, headers=headers)
+    assert response.status == status
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self' ")
+    assert "frame-ancestors 'none'" in policy
+    assert not re.search(r"https?:|\*", policy)
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.com", "127.0.0.1.evil.com", "evil.com:7860", "192.168.1.5", "[", "", "localhost.evil.com"]
+)
+def test_another_host_name_is_refused(served: PageServer, host: str) -> None:
+    for method, path in (("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/queue/join")):
+        response = served.request(method, path, headers={"Host": host})
+        assert (response.status, response.body) == (400, b"unknown host")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:1234", "[::1]:7860"])
+def test_the_names_of_this_machine_are_accepted(served: PageServer, host: str) -> None:
+    assert served.request("GET", "/config", headers={"Host": host}).status == 200
+
+
+@pytest.mark.parametrize("headers", [
+    {"Origin": "http://evil.com"},
+    {"Origin": "null"},
+    {"Origin": "http://["},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+    {"Sec-Fetch-Site": "cross-site"},
+], ids=str)  # fmt: skip
+def test_requests_of_other_sites_are_refused(served: PageServer, headers: dict[str, str]) -> None:
+    for method, path in (("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/upload"), ("GET", "/config")):
+        response = served.request(method, path, headers=headers)
+        assert (response.status, response.body) == (403, b"requests of other sites are refused")
+
+
+def test_a_link_on_another_site_may_open_the_page_but_not_send_a_form(served: PageServer) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert served.request("GET", "/", headers=link).status == 200
+    assert served.request("POST", "/gradio_api/queue/join", headers=link).status == 403
+
+
+def test_the_page_itself_may_send_requests(served: PageServer) -> None:
+    own = {"Origin": f"http://127.0.0.1:{served.port}", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    assert served.request("GET", "/config", headers=own).status == 200
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Listen on a free port; check after the test that nothing has connected."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+ROUTES = ("/gradio_api/file=", "/gradio_api/file%3D", "/gradio_api/%66ile=", "/gradio_api/file/", "/file=", "/file/")
+PROXIES = ("/gradio_api/proxy=", "/gradio_api/proxy%3d", "/gradio_api/pro%78y=", "/proxy=")
+URLS = ("http://{}/x", "https://{}/x", "HTTP://{}/x", "http%3A//{}/x", "http:%2F%2F{}/x", "%68ttp://{}/x", "ftp://{}/x")
+
+
+@pytest.mark.parametrize("route", ROUTES + PROXIES)
+@pytest.mark.parametrize("url", URLS)
+def test_remote_files_are_refused(served: PageServer, listener: socket.socket, route: str, url: str) -> None:
+    """The reason is compared as well: Gradio refuses private addresses with 403, but would fetch from public ones."""
+    host, port = listener.getsockname()
+    response = served.request("GET", route + url.format(f"{host}:{port}"))
+    assert (response.status, response.body) == (403, b"remote files are refused")
+
+
+@pytest.mark.parametrize("path", ["//evil.com/share/x", "%2F%2Fevil.com/share/x", "%5C%5Cevil.com/share/x"])
+def test_network_paths_are_refused(served: PageServer, path: str) -> None:
+    """On Windows opening `//HOST/SHARE` contacts the host."""
+    response = served.request("GET", f"/gradio_api/file={path}")
+    assert (response.status, response.body) == (403, b"remote files are refused")
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [
+    ("GET", "/gradio_api/file=/etc/passwd", 403),
+    ("GET", "/docs", 404),
+    ("GET", "/redoc", 404),
+    ("GET", "/openapi.json", 404),
+    ("GET", "/monitoring/summary", 403),
+    ("GET", "/gradio_api/mcp/", 404),
+])  # fmt: skip
+def test_gradio_serves_neither_other_files_nor_its_other_pages(served: PageServer, method: str, path: str, status: int) -> None:
+    assert served.request(method, path).status == status
+
+
+def passed(path: str, *, hosts: set[str] | None = None, **scope: object) -> bool:
+    """Return whether the guard passes a request on to the application."""
+    reached, sent = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"127.0.0.1")], **scope}
+    asyncio.run(server.Guard(app, hosts)(request, None, send))  # type: ignore[arg-type]
+    assert bool(reached) != bool(sent)
+    return bool(reached)
+
+
+@pytest.mark.parametrize("path", [
+    "/gradio_api/file=/tmp/gpt2demo-x/a: b.txt",
+    "/gradio_api/file=C:/Users/me/a.txt",
+    "/gradio_api/file=C:\\Users\\me\\a.txt",
+    "/assets/index-1.js",
+])  # fmt: skip
+def test_local_files_reach_gradio(path: str) -> None:
+    assert passed(path)
+
+
+def test_a_refused_request_never_reaches_gradio() -> None:
+    assert not passed("/gradio_api/file=https://example.org/a.txt")
+    assert not passed("/", hosts={"localhost"})
+
+
+def test_websockets_are_guarded_too() -> None:
+    assert passed("/", type="websocket", hosts={"127.0.0.1"})
+    assert not passed("/", type="websocket", hosts={"localhost"})
+    assert not passed("/", type="websocket", headers=[(b"host", b"127.0.0.1"), (b"origin", b"http://evil.com")])
+
+
+def test_a_server_on_all_addresses_accepts_any_host_name() -> None:
+    (middleware,) = server.settings("0.0.0.0", 7860)["app_kwargs"]["middleware"]
+    assert middleware.kwargs["hosts"] is None
+    (middleware,) = server.settings("MyHost", 7860)["app_kwargs"]["middleware"]
+    assert middleware.kwargs["hosts"] == {"myhost", "localhost", "127.0.0.1", "::1"}
