@@ -116,7 +116,7 @@ class ChatTab:
             buttons=[],
             feedback_options=None,
             group_consecutive_messages=False,
-            placeholder="Write the beginning of a text, and the model continues it.",
+            placeholder="The model continues your text.",
             examples=[{"text": text} for text in EXAMPLES],
             elem_id="chat",
         )
