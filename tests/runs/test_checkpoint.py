@@ -106,7 +106,9 @@ def test_pruning_keeps_the_newest_and_the_best(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fsync", "write_manifest", "save_file", "rename"])
-def test_a_failed_save_leaves_the_other_checkpoints_and_no_temporary_files(folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_failed_save_leaves_the_other_checkpoints_and_no_temporary_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     save(folder, 1)
 
     def refuse(*args: object, **kwargs: object) -> None:

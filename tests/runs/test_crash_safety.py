@@ -28,30 +28,33 @@ posix = pytest.mark.skipif(os.name == "nt", reason="needs fork and signals")
 
 @pytest.fixture
 def saver(tmp_path: Path) -> Saver:
-    """A tiny model that has been saved as step 1."""
+    """A tiny model that has been saved as step 1, with a copy of that checkpoint for `restore`."""
     saver = Saver(tmp_path / "run", 16)
     saver.save(1)
+    shutil.copytree(saver.folder, saver.folder.with_name("backup"))
     return saver
 
 
+def restore(saver: Saver) -> None:
+    shutil.rmtree(saver.folder)
+    shutil.copytree(saver.folder.with_name("backup"), saver.folder)
+
+
 def calls_of_a_save(saver: Saver) -> int:
-    """Return the number of calls of the os module in a save with a prune, and restore step 1."""
-    backup = shutil.copytree(saver.folder, saver.folder.with_name("backup"))
+    """Return the number of calls of the os module in a save with a prune."""
     with pytest.MonkeyPatch.context() as patch:
         (fault := Fault(0, lambda: None)).install(patch)
         saver.save(2)
-    shutil.rmtree(saver.folder)
-    backup.rename(saver.folder)
+    restore(saver)
     return fault.count
 
 
 def assert_recovers(saver: Saver) -> None:
-    """Check that a save which failed left step 1 or 2, and that the next one succeeds; then restore step 1."""
+    """Check that a failed save left step 1 or 2, and that the next one succeeds; then restore step 1."""
     assert saver.newest() in (1, 2)
     saver.save(3)
     assert saver.newest() == 3
-    shutil.rmtree(saver.folder)
-    saver.save(1)
+    restore(saver)
 
 
 @posix

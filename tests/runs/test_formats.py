@@ -1,4 +1,4 @@
-"""Old runs keep loading: a tiny run of each released format, with the text that it wrote and the losses of its resume."""
+"""Runs of older formats load and resume: a tiny run of each released format, with its text and the losses of its resume."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gpt2demo.training.train import resume
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("format-*"))
 
 
-def test_there_is_a_fixture_of_every_format() -> None:
+def test_every_format_has_a_fixture() -> None:
     assert [path.name for path in FIXTURES] == [f"format-{number}" for number in range(1, FORMAT + 1)]
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
-def test_an_old_run_writes_and_resumes_as_it_did(fixture: Path) -> None:
+def test_an_old_run_generates_and_resumes_as_before(fixture: Path) -> None:
     shutil.copytree(fixture, runs_dir() / "old")
     golden = json.loads((fixture / "golden.json").read_text(encoding="utf-8"))
     model = gpt2demo.load("old")
     assert "".join(model.generate(golden["prompt"], max_new_tokens=24, temperature=0)) == golden["text"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # other versions and machines: it says so, and goes on
+        warnings.simplefilter("ignore", UserWarning)  # versions and machine differ from those of the fixture
         losses = [(event.step, event.loss) for event in resume("old") if isinstance(event, Step)]
     assert [step for step, _ in losses] == [step for step, _ in golden["losses"]]
     assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in golden["losses"]], rel=1e-4)

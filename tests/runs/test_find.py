@@ -1,0 +1,78 @@
+"""Finding runs and models by name or path, and the run of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpt2demo.errors import RunError
+from gpt2demo.runs import checkpoint
+from gpt2demo.runs.find import find_model, find_run, list_runs
+from gpt2demo.runs.folder import Run, new_name, new_run, runs_dir
+
+
+def never(path: Path) -> bool:
+    return False
+
+
+def make_run(name: str) -> Run:
+    run = new_run(name, "unused")
+    run.write_info({})
+    return run
+
+
+def test_a_run_is_found_by_name_and_by_path() -> None:
+    run = make_run("a")
+    assert find_run("a").path == run.path
+    assert find_run(str(run.path)).path == run.path
+
+
+def test_an_unknown_run_is_an_error_that_lists_the_runs() -> None:
+    make_run("a")
+    for name in ("b", ".", "..", "", "x" * 500):
+        with pytest.raises(RunError, match="unknown run .*: a$"):
+            find_run(name)
+
+
+def test_a_model_is_the_newest_run_or_a_checkpoint_or_another_accepted_folder(run_copy: Run, tmp_path: Path) -> None:
+    newest = checkpoint.newest(run_copy.checkpoints).path
+    for name in (None, "mine"):
+        found = find_model(name, never)
+        assert isinstance(found, Run)
+        assert found.path == run_copy.path
+    assert find_model(str(newest), never) == newest
+    assert find_model(str(tmp_path), lambda path: path == tmp_path) == tmp_path
+    with pytest.raises(RunError, match="not a run, checkpoint or export; runs in .*: mine$"):
+        find_model("other", never)
+
+
+def test_without_any_run_the_newest_is_an_error() -> None:
+    with pytest.raises(RunError, match="has no run yet; train one with `gpt2demo train`"):
+        find_model(None, never)
+
+
+def test_the_run_of_a_checkpoint_is_found_also_from_a_relative_path(
+    run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = checkpoint.newest(run_copy.checkpoints).path
+    monkeypatch.chdir(newest.parent)
+    for path in (newest, Path(newest.name)):
+        found = Run.of_checkpoint(path)
+        assert found
+        assert found.path == run_copy.path.resolve()
+    (run_copy.path / "run.json").unlink()
+    assert Run.of_checkpoint(newest) is None
+
+
+def test_a_derived_name_is_valid_and_unused() -> None:
+    assert new_run(None, "my text/2024").path == runs_dir() / "my-text-2024"
+    assert new_name("my text/2024") == "my-text-2024-2"
+    assert new_name("...") == "run"
+
+
+@pytest.mark.parametrize("name", ["../evil", "con", "x" * 101, "a b", ".hidden", "end."])
+def test_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(RunError, match="use up to 100 letters"):
+        new_run(name, "unused")
+    assert not list_runs()
