@@ -1,7 +1,9 @@
-"""Our samplers against transformers' logits processors: the same tokens survive, with the same probabilities."""
+"""Built-in samplers compared with the logits processors of transformers: the same tokens with the same probabilities."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -11,19 +13,19 @@ from gpt2demo import plugins
 from gpt2demo.interfaces import SamplingContext
 
 INF = float("inf")
-CASES = 1500
+ROUNDS = 500
 
 
 @dataclass
 class Case:
-    """A name, our sampler's spec for a random number u in (0, 1), and the processor that it should equal."""
+    """A sampler and the equivalent logits processor, both as functions of a random number u in (0, 1)."""
 
     name: str
-    spec: Any
-    processor: Any
+    spec: Callable[[float], str]
+    processor: Callable[[float], theirs.LogitsProcessor]
 
 
-PAIRS = [
+CASES = [
     Case("temperature", lambda u: f"temperature:value={4 * u}", lambda u: theirs.TemperatureLogitsWarper(4 * u)),
     Case("top-k", lambda u: f"top-k:k={1 + int(60 * u)}", lambda u: theirs.TopKLogitsWarper(1 + int(60 * u))),
     Case("top-p", lambda u: f"top-p:p={u}", theirs.TopPLogitsWarper),
@@ -45,7 +47,7 @@ PAIRS = [
 
 
 def random_logits(generator: torch.Generator) -> torch.Tensor:
-    """(B, V) of every kind: flat and peaked, huge, with ties, with tokens ruled out, with equal or single survivors."""
+    """Return logits (B, V): flat, peaked or huge, with ties, with tokens ruled out, with equal or single tokens left."""
 
     def pick(*choices):
         return choices[torch.randint(len(choices), (), generator=generator)]
@@ -55,29 +57,29 @@ def random_logits(generator: torch.Generator) -> torch.Tensor:
     if pick(True, False):
         logits = logits.round()  # ties
     ruled_out = torch.rand(shape, generator=generator) < pick(0.0, 0.0, 0.5, 0.98, 1.0)
-    ruled_out.scatter_(-1, torch.randint(shape[1], (shape[0], 1), generator=generator), False)  # somebody survives
+    ruled_out.scatter_(-1, torch.randint(shape[1], (shape[0], 1), generator=generator), False)  # one token is left
     return logits.masked_fill(ruled_out, -INF)
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
-def test_equal_to_transformers(pair):
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_sampler_equals_that_of_transformers(case):
     generator = torch.Generator().manual_seed(0)
     compared = 0
-    for _ in range(CASES):
+    for _ in range(ROUNDS):
         logits = random_logits(generator)
         u = float(torch.rand((), generator=generator, dtype=torch.float64).clamp(1e-6, 1 - 1e-6))
         ids = torch.randint(logits.shape[1], (logits.shape[0], 1 + int(u * 7919) % 40), generator=generator)
-        expected = pair.processor(u)(ids, logits.clone())
+        expected = case.processor(u)(ids, logits.clone())
         if expected.isnan().any() or (expected == INF).any() or (expected == -INF).all(-1).any():
-            continue  # nothing that could be drawn from
-        result = plugins.create_sampler(pair.spec(u))(logits, SamplingContext(ids, prompt_length=1))
-        same_up_to_ties(pair, result, expected)
+            continue  # cannot be drawn from
+        result = plugins.create_sampler(case.spec(u))(logits, SamplingContext(ids, prompt_length=1))
+        assert_equal_up_to_ties(case, result, expected)
         compared += 1
-    assert compared > CASES * 0.6
+    assert compared > ROUNDS * 0.6
 
 
-def test_a_penalty_behind_a_temperature_is_equal_too() -> None:
-    """It asks for the sign of a logit: what stands before it may not shift them."""
+def test_a_penalty_after_a_temperature_equals_that_of_transformers() -> None:
+    """The penalty depends on the sign of a logit, which earlier samplers must not change."""
     generator = torch.Generator().manual_seed(1)
     logits, ids = torch.randn(8, 50, generator=generator) * 3, torch.randint(50, (8, 20), generator=generator)
     expected = theirs.RepetitionPenaltyLogitsProcessor(1.3)(ids, theirs.TemperatureLogitsWarper(0.7)(ids, logits.clone()))
@@ -86,25 +88,25 @@ def test_a_penalty_behind_a_temperature_is_equal_too() -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-6, atol=0)
 
 
-def same_up_to_ties(pair: Case, result: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal survivors and probabilities. Where a border runs through equal logits, as many survive, and of equal logits."""
-    if pair.name == "top-k":
+def assert_equal_up_to_ties(case: Case, result: torch.Tensor, expected: torch.Tensor) -> None:
+    """Assert equal tokens and probabilities. At a cutoff among equal logits, other tokens with the same logits may be kept."""
+    if case.name == "top-k":
         expected = without_border_ties(result, expected)
-    if pair.name in ("top-k", "top-p"):
+    if case.name in ("top-k", "top-p"):
         result, expected = result.sort().values, expected.sort().values
     assert torch.equal(result > -INF, expected > -INF)
     torch.testing.assert_close(result.softmax(-1), expected.softmax(-1).float(), rtol=0, atol=1e-6)
 
 
 def without_border_ties(result: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """What transformers would give if it kept exactly k: all that it keeps too much must equal the k-th."""
+    """Return the result of transformers' top-k with exactly k tokens. The surplus tokens must be equal to the k-th."""
     surplus = (expected > -INF) & (result == -INF)
-    border = expected.masked_fill(expected == -INF, INF).amin(-1, keepdim=True).expand_as(expected)
-    assert torch.equal(expected[surplus], border[surplus])
+    kth = expected.masked_fill(expected == -INF, INF).amin(-1, keepdim=True).expand_as(expected)
+    assert torch.equal(expected[surplus], kth[surplus])
     return expected.masked_fill(surplus, -INF)
 
 
-def test_a_chain_is_applied_in_the_same_order():
+def test_a_chain_equals_that_of_transformers() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(8, 1000, generator=generator) * 4
     ids = torch.randint(1000, (8, 300), generator=generator)
@@ -124,14 +126,14 @@ def test_a_chain_is_applied_in_the_same_order():
     torch.testing.assert_close(result.softmax(-1), expected.softmax(-1), rtol=0, atol=1e-6)
 
 
-def test_top_k_keeps_exactly_k_and_of_equal_ones_the_lowest_ids():
+def test_top_k_keeps_exactly_k_tokens_unlike_transformers() -> None:
     logits = torch.tensor([[1.0, 2.0, 1.0, 1.0, 3.0]])
     assert theirs.TopKLogitsWarper(3)(None, logits).isfinite().tolist() == [[True, True, True, True, True]]
     ours = plugins.create_sampler("top-k:k=3")(logits, SamplingContext(torch.zeros(1, 1, dtype=torch.int64), 1))
     assert ours.isfinite().tolist() == [[True, True, False, False, True]]
 
 
-def test_where_transformers_leaves_nothing_no_repeat_ngram_changes_nothing():
+def test_no_repeat_ngram_changes_nothing_where_transformers_leaves_no_token() -> None:
     logits, ids = torch.tensor([[0.5, -1.0]]), torch.tensor([[0, 1, 0]])
     assert theirs.NoRepeatNGramLogitsProcessor(1)(ids, logits.clone()).tolist() == [[-INF, -INF]]
     ours = plugins.create_sampler("no-repeat-ngram:size=1")(logits, SamplingContext(ids, 1))
