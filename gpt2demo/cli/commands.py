@@ -102,21 +102,21 @@ def ui(
 @with_settings(ModelConfig, TrainConfig, DataConfig)
 def train(
     data: TextArgument = None,
-    run: Annotated[str | None, typer.Option(help="the run's name; default: derived from the data's and the preset's")] = None,
+    run: Annotated[str | None, typer.Option(help="run name; default: derived from the data and the preset")] = None,
     dataset: DatasetOption = None,
     preset: PresetOption = "nano",
     tokenizer: TokenizerOption = None,
     tokenizer_option: TokenizerOptions = None,
     init_from: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="start from a run's, checkpoint's or Hugging Face folder's weights")
+        str | None, typer.Option(metavar="MODEL", help="start from the weights of a run, checkpoint or Hugging Face folder")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="chat with the model after the training")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="chat with the model after training")] = False,
     verify_resume: Annotated[
         bool, typer.Option("--verify-resume", help="first check that an interrupted training resumes exactly")
     ] = False,
     **settings: Any,
 ) -> None:
-    """Train a new model on your text or an example dataset, and print the run's folder."""
+    """Train a new model on your text or an example dataset. Prints the run's folder."""
     from gpt2demo.runs.folder import INTERRUPTS
     from gpt2demo.training import check_resume, prepare_run, train_run
 
@@ -143,10 +143,10 @@ def train(
 @with_settings(TrainConfig, only=("steps", "epochs"))
 def resume(
     run: RunArgument,
-    chat: Annotated[bool, typer.Option("--chat", help="chat with the model after the training")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="chat with the model after training")] = False,
     **settings: Any,
 ) -> None:
-    """Continue a run from its newest checkpoint, optionally to a new length, and print the run's folder."""
+    """Continue a run from its newest checkpoint. Prints the run's folder."""
     from gpt2demo.runs.find import find_run
     from gpt2demo.training.train import resume as resume_training
 
@@ -265,21 +265,21 @@ def evaluate(
 @app.command()
 def export(
     model: ModelArgument = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="the same as --format onnx")] = False,
-    huggingface: Annotated[bool, typer.Option("--huggingface", help="the same as --format huggingface")] = False,
-    format: Annotated[str | None, typer.Option(help="an export format by name")] = None,  # noqa: A002  # the option's name
+    onnx: Annotated[bool, typer.Option("--onnx", help="same as --format onnx")] = False,
+    huggingface: Annotated[bool, typer.Option("--huggingface", help="same as --format huggingface")] = False,
+    format: Annotated[str | None, typer.Option(help="export format")] = None,  # noqa: A002  # the option's name
     dtype: Annotated[
-        str | None, typer.Option(metavar="fp32|fp16|bf16|int8|int4", help="the weights' numbers; default: fp32")
+        str | None, typer.Option(metavar="fp32|fp16|bf16|int8|int4", help="dtype of the weights; default: fp32")
     ] = None,
     sampler: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:key=value,…]", help="for ONNX: a sampler inside the graph; may be repeated; default: generate's"
+            metavar="NAME[:key=value,…]", help="for ONNX: sampler in the graph; may be repeated; default: as for generate"
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="the folder to write; default: exports/NAME")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder to write; default: exports/NAME")] = None,
 ) -> None:
-    """Write a model in another format, and prove that it is the same model. Prints the folder."""
+    """Export a model to another format and verify it. Prints the folder."""
     from gpt2demo.export.export import export_model
 
     chosen = [name for name, given in (("onnx", onnx), ("huggingface", huggingface), (format, format)) if given]
