@@ -1,8 +1,8 @@
-// Greedy text with transformers.js on WebAssembly, alone and padded on the left. `ask` takes a question; see `test_interop.Question`.
+// Generate greedily with transformers.js, single prompts and a batch padded on the left. `run` takes a `test_interop.Request`.
 import { AutoModelForCausalLM, AutoTokenizer, Tensor, env, pipeline } from "/transformers/transformers.min.js";
 
 env.allowRemoteModels = false;
-env.allowLocalModels = true; // in a browser it is false by itself
+env.allowLocalModels = true; // in a browser the default is false
 env.localModelPath = "/models/";
 env.useBrowserCache = false;
 env.backends.onnx.wasm.wasmPaths = "/ort/";
@@ -15,16 +15,16 @@ function tensor(rows) {
 async function greedy(model, rows, count) {
   const width = Math.max(...rows.map((row) => row.length));
   const padded = (row, filler, value) => Array(width - row.length).fill(filler).concat(value ?? row);
-  const written = await model.generate({
+  const generated = await model.generate({
     input_ids: tensor(rows.map((row) => padded(row, 0))),
     attention_mask: tensor(rows.map((row) => padded(row, 0, Array(row.length).fill(1)))),
     max_new_tokens: count,
     do_sample: false,
   });
-  return written.tolist().map((row) => row.slice(width).map(Number));
+  return generated.tolist().map((row) => row.slice(width).map(Number));
 }
 
-async function ask({ folder, prompts, count, texts, options }) {
+async function run({ folder, prompts, count, texts, options }) {
   const model = await AutoModelForCausalLM.from_pretrained(folder, options);
   const tokenizer = await AutoTokenizer.from_pretrained(folder);
   const alone = [];
@@ -37,4 +37,4 @@ async function ask({ folder, prompts, count, texts, options }) {
   return { alone, batch, encoded, decoded, text };
 }
 
-window.ask = ask;
+window.run = run;

@@ -33,7 +33,7 @@ KINDS = {"fp32": Kind.F32, "fp16": Kind.F16, "q8_0": Kind.Q8_0}
 FILE_TYPES = {"fp32": LlamaFileType.ALL_F32, "fp16": LlamaFileType.MOSTLY_F16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
 ROUNDING = {Kind.F32: (0.0, 0.0), Kind.F16: (2**-11, 2**-25), Kind.Q8_0: (0.57 / 127, 127 * 2**-25)}
 """Largest allowed error of a value: relative to the largest value in its block, plus an absolute error for values near float16's
-smallest. In Q8_0 32 values share a scale: half a step is 0.5 / 127 of the largest value, the rest is the rounding of the scale."""
+smallest. In Q8_0, 32 values share a scale: half a step is 0.5 / 127 of the largest; the rest is the rounding of the scale."""
 LIMITS = {"fp32": 1e-5, "fp16": 4e-3, "q8_0": 1e-1}
 """Largest allowed difference of a logit, relative to the largest logit, or to 1 if that is less."""
 POSITIONS = 128
