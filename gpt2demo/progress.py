@@ -1,4 +1,4 @@
-"""Progress reporting through a context variable: long tasks report to the current display, if there is one."""
+"""Progress reporting through a context variable: long tasks report to the current display, if one is set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def task(description: str, total: int | None) -> Iterator[Advance]:
     """Report a task from start to end.
 
     Args:
-        description: what the task does, for the display.
+        description: a short description for the display.
         total: the total amount of work, or None if unknown.
 
     Yields:

@@ -121,7 +121,7 @@ def test_modules_and_plugin_lists_can_be_used_in_any_order(order: tuple[int, ...
     run("import gpt2demo\n" + "\n".join(statements[index] for index in order))
 
 
-# ---------------------------------------------------------------------------------------------- what is public
+# ---------------------------------------------------------------------------------------------- public names and the wheel
 
 
 def test_the_public_names_are_pinned() -> None:

@@ -22,7 +22,7 @@ from gpt2demo import progress
 from gpt2demo.events import Ended, Evaluation, Event, Sample, Saved, Started, Step
 from gpt2demo.terminal import console, one_line, print_message, printable
 
-SECONDS_BETWEEN_LINES = 10  # about one task, where there is no bar
+SECONDS_BETWEEN_LINES = 10  # of one task, without a bar
 SAMPLE_LENGTH = 300  # characters
 
 

@@ -50,13 +50,13 @@ def _print_stream(model: Model, prompt: str, config: GenerateConfig, *, quiet: b
     if quiet:
         for _ in generation:
             pass
-        return generation
+        return generation.continuation
     print(prompt, end="", flush=True)
     for piece in generation:
         print(printable(piece), end="", flush=True)
     print()
-    print_logprobs(generation)
-    return generation
+    print_logprobs(generation.continuation)
+    return generation.continuation
 
 
 def _warn(texts: Sequence[Continuation]) -> None:

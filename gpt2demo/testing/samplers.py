@@ -260,10 +260,10 @@ def onnx_graph(sampler: Sampler, path: Path, width: int = 50) -> Callable[[Tenso
     assert program is not None
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
+    names = {node.name for node in session.get_inputs()}  # without the ids, if the sampler does not use them
 
     def run(logits: Tensor, ids: Tensor) -> Tensor:
-        given = {name: value.numpy() for name, value in zip(("logits", "ids"), (logits, ids), strict=True) if name in names}
-        return torch.from_numpy(session.run(None, given)[0])
+        inputs = {"logits": logits.numpy(), "ids": ids.numpy()}
+        return torch.from_numpy(session.run(None, {name: inputs[name] for name in names})[0])
 
     return run
