@@ -336,6 +336,16 @@ def test_the_table_of_places_is_read_whole() -> None:
     assert len(lookups()) == len(re.findall(r"^\| Where", read("docs/architecture.md"), re.MULTILINE)) > 20
 
 
+def test_no_package_reexports_the_name_of_one_of_its_modules() -> None:
+    """docs/architecture.md says so: such a name would be the module or the function, depending on what was imported first."""
+    for init in (ROOT / "gpt2demo").rglob("__init__.py"):
+        modules = {path.stem for path in init.parent.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+        body = ast.parse(init.read_text(encoding="utf-8")).body
+        names = {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        names |= {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert not names & modules, f"{init}: {names & modules}"
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     assert f'version = "{gpt2demo.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"## {gpt2demo.__version__}" in read("CHANGELOG.md")
