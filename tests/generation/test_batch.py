@@ -1,4 +1,4 @@
-"""Batches: a row of a batch is the text that it would be alone, whatever its neighbours are."""
+"""Batches: each row is the text that its prompt would have alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from samples import SMALL, decided_model
+from samples import decided_model
 
-import gpt2demo
 from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import Error, SettingError
-from gpt2demo.export.export import export_model
 from gpt2demo.generation.generate import Generation, Model
+from gpt2demo.generation.load import load
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.model import GPT2
 from gpt2demo.tokenization.byte import ByteTokenizer
@@ -32,7 +31,7 @@ def engine() -> TorchEngine:
 
 @pytest.mark.parametrize("filler", [0, 255])
 def test_a_padded_row_has_the_logits_of_its_text_alone(engine: TorchEngine, filler: int) -> None:
-    """In the first pass, in one of several positions and in single steps; whatever the padding holds."""
+    """In the first pass, in a later pass over several positions and in single steps; with any ids as padding."""
     ids = np.random.default_rng(0).integers(0, 256, (3, 9))
     padding = np.array([0, 2, 4])
     for row, count in enumerate(padding):
@@ -45,7 +44,7 @@ def test_a_padded_row_has_the_logits_of_its_text_alone(engine: TorchEngine, fill
             np.testing.assert_allclose(logits[row], alone[end - count - 1], atol=2e-5)
 
 
-def test_padding_is_forgotten_with_the_cache(engine: TorchEngine) -> None:
+def test_a_reset_clears_the_padding(engine: TorchEngine) -> None:
     ids = np.arange(8).reshape(2, 4)
     engine.reset()
     plain = engine.feed(ids)
@@ -55,17 +54,10 @@ def test_padding_is_forgotten_with_the_cache(engine: TorchEngine) -> None:
     np.testing.assert_array_equal(engine.feed(ids), plain)
 
 
-@pytest.mark.parametrize("padding", [[0], [-1, 0], [0, 4], [[0], [0]]])
-def test_padding_that_leaves_no_text_or_has_no_row_is_refused(engine: TorchEngine, padding: list[int]) -> None:
-    engine.reset()
-    with pytest.raises(SettingError, match="each of 2 rows, from 0 to 3"):
-        engine.feed(np.zeros((2, 4), np.int64), np.array(padding))
-
-
-def test_padding_comes_first(engine: TorchEngine) -> None:
+def test_padding_after_the_first_ids_is_refused(engine: TorchEngine) -> None:
     engine.reset()
     engine.feed(np.zeros((1, 4), np.int64))
-    with pytest.raises(SettingError, match="behind 4 positions"):
+    with pytest.raises(SettingError, match="padding after 4 positions"):
         engine.feed(np.zeros((1, 4), np.int64), np.array([1]))
 
 
@@ -77,13 +69,13 @@ SETTINGS = {"max_new_tokens": 45, "seed": 7}
 CHAINS = {
     "greedy": ("temperature:value=0",),
     "default": (),
-    "looks back": ("repetition-penalty:penalty=1.5", "no-repeat-ngram:size=2", "frequency-penalty", "top-k:k=9"),
-    "has a state": ("mirostat-like", "temperature:value=2"),
+    "with penalties": ("repetition-penalty:penalty=1.5", "no-repeat-ngram:size=2", "frequency-penalty", "top-k:k=9"),
+    "with a state": ("stateful", "temperature:value=2"),
 }
 
 
-class MirostatLike(Sampler):
-    """Its temperature grows with what it has observed: one row's texts must not heat another's."""
+class Stateful(Sampler):
+    """A temperature that grows with the observed ids of the row."""
 
     traceable = False
 
@@ -95,9 +87,10 @@ class MirostatLike(Sampler):
 
 
 @pytest.fixture(autouse=True)
-def _mirostat_like(monkeypatch: pytest.MonkeyPatch) -> None:
+def _stateful_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the stateful sampler."""
     create = plugins.create_sampler
-    monkeypatch.setattr(plugins, "create_sampler", lambda spec: MirostatLike() if spec == "mirostat-like" else create(spec))
+    monkeypatch.setattr(plugins, "create_sampler", lambda spec: Stateful() if spec == "stateful" else create(spec))
 
 
 @pytest.fixture(scope="module")
@@ -106,25 +99,26 @@ def model(engine: TorchEngine) -> Model:
 
 
 def alone(model: Model, prompt: str, row: int = 0, **settings: object) -> Generation:
+    """Return the finished generation for a single prompt."""
     generation = model.generate(prompt, row=row, **{**SETTINGS, **settings})
     assert "".join(generation) == generation.text
     return generation
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_each_text_of_a_batch_is_the_text_that_it_is_alone(model: Model, name: str) -> None:
-    """Prompts of all lengths, and three times past the end of the context of 16."""
+def test_each_text_of_a_batch_is_that_of_its_prompt_alone(model: Model, name: str) -> None:
+    """With prompts of several lengths, and past the context length of 16 three times."""
     batch = model.generate_batch(PROMPTS, samplers=CHAINS[name], **SETTINGS)
     for prompt, found in zip(PROMPTS, batch, strict=True):
         expected = alone(model, prompt, samplers=CHAINS[name])
         assert (found.ids, found.text, found.reason) == (expected.ids, expected.text, expected.reason)
         assert found.rereads == expected.rereads
         assert len(found.rereads) >= 3
-    assert len({tuple(text.ids) for text in batch}) >= 4, "prompts of equal length have equal numbers, and may meet"
+    assert len({tuple(text.ids) for text in batch}) >= 4, "texts of equal length may become the same"
 
 
-@pytest.mark.parametrize("name", ["default", "has a state"])
-def test_samples_of_a_prompt_differ_and_each_can_be_written_again_alone(model: Model, name: str) -> None:
+@pytest.mark.parametrize("name", ["default", "with a state"])
+def test_samples_of_a_prompt_differ_and_each_can_be_generated_alone(model: Model, name: str) -> None:
     batch = model.generate_batch(["Once", "The quick"], samples=3, samplers=CHAINS[name], **SETTINGS)
     assert [(bytes(text.prompt), text.row) for text in batch] == [(p, row) for p in (b"Once", b"The quick") for row in range(3)]
     assert len({tuple(text.ids) for text in batch}) == 6
@@ -132,8 +126,8 @@ def test_samples_of_a_prompt_differ_and_each_can_be_written_again_alone(model: M
         assert text.ids == alone(model, bytes(text.prompt).decode(), text.row, samplers=CHAINS[name]).ids
 
 
-def test_a_text_that_has_ended_is_left_alone_while_the_others_go_on(model: Model) -> None:
-    """Wherever one ends, in whichever window: the others are as if it were not there."""
+def test_a_text_that_has_ended_does_not_change_the_others(model: Model) -> None:
+    """It may end in any window."""
     texts = [alone(model, prompt) for prompt in PROMPTS]
     for end in (0, 5, 17, 40):
         stop = texts[0].ids[end]
@@ -143,7 +137,7 @@ def test_a_text_that_has_ended_is_left_alone_while_the_others_go_on(model: Model
             assert (found.ids, found.reason) == (whole.ids[:length], "stop" if stop in whole.ids else "length")
 
 
-def test_an_ended_row_is_not_read_again() -> None:
+def test_a_row_that_has_ended_is_not_read_again() -> None:
     fed: list[int] = []
 
     class Counting(TorchEngine):
@@ -161,55 +155,58 @@ def test_an_ended_row_is_not_read_again() -> None:
     assert fed == [2] * 8 + [1] * 2
     fed.clear()
     model.generate_batch(["a"], samples=2, seed=0, max_new_tokens=10, stop_tokens=first)
-    assert fed == [2], "when all have ended, so does the loop"
+    assert fed == [2], "the loop ends when all rows have ended"
 
 
-class Watching(Sampler):
-    """Notes which texts it is shown."""
+class Recording(Sampler):
+    """Records the prompts of each call."""
 
-    seen: ClassVar[list[list[list[int]]]] = []
+    prompts: ClassVar[list[list[list[int]]]] = []
 
     def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
         assert logits.shape[0] == context.ids.shape[0]
-        self.seen.append(context.ids[:, : context.prompt_length].tolist())
+        self.prompts.append(context.ids[:, : context.prompt_length].tolist())
         return logits
 
 
-def test_samplers_see_texts_of_equal_length_together_and_never_padding(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "create_sampler", lambda spec: Watching())
-    Watching.seen.clear()
-    model.generate_batch(["ab", "xyz", "cd"], max_new_tokens=1, seed=0, samplers=["watching"])
-    assert Watching.seen == [[list(b"ab"), list(b"cd")], [list(b"xyz")]]
+def test_samplers_are_called_once_for_texts_of_equal_length_and_without_padding(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "create_sampler", lambda spec: Recording())
+    Recording.prompts.clear()
+    model.generate_batch(["ab", "xyz", "cd"], max_new_tokens=1, seed=0, samplers=["recording"])
+    assert Recording.prompts == [[list(b"ab"), list(b"cd")], [list(b"xyz")]]
 
 
-def test_an_exported_model_writes_the_same_batch(text_file: Path) -> None:
-    list(gpt2demo.train(text_file, run="small", **{**SMALL, "sample_tokens": 0}))
-    export_model("small", report=lambda line: None)
-    theirs, ours = (gpt2demo.load("small", engine=engine) for engine in ("torch", "onnx"))
+def test_an_exported_model_generates_the_same_batch(tiny_checkpoint: Path, tiny_export: Path) -> None:
+    """With prompts of several lengths, past the context length."""
     prompts = ["Line 1", "the quick brown fox jumps over 3 lazy dogs", ""]
-    settings = {"seed": 2, "samples": 2, "max_new_tokens": 40, "samplers": ("top-k:k=20", "repetition-penalty:penalty=1.2")}
-    written = [[(text.ids, text.rereads) for text in model.generate_batch(prompts, **settings)] for model in (theirs, ours)]
-    assert written[0] == written[1]
-    assert all(rereads for _, rereads in written[0])
+    settings = {"seed": 2, "samples": 2, "max_new_tokens": 60, "samplers": ("top-k:k=20", "repetition-penalty:penalty=1.2")}
+    original, exported = (
+        [(text.ids, text.rereads) for text in load(folder, device="cpu").generate_batch(prompts, **settings)]
+        for folder in (tiny_checkpoint, tiny_export)
+    )
+    assert original == exported
+    assert all(rereads for _, rereads in original)
 
 
-def test_nothing_to_write(model: Model) -> None:
+def test_a_batch_may_be_empty(model: Model) -> None:
     assert model.generate_batch([]) == []
     assert [text.text for text in model.generate_batch(["a", "b"], max_new_tokens=0)] == ["", ""]
 
 
-def test_one_stream_is_one_text(model: Model) -> None:
+def test_generate_returns_one_text(model: Model) -> None:
     with pytest.raises(SettingError, match=r"samples=2: .*generate_batch"):
         model.generate("a", samples=2)
 
 
-def test_texts_that_do_not_fit_into_memory_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU torch has no class for it."""
+def test_too_little_memory_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU torch raises a RuntimeError."""
 
-    def full(*words: object) -> None:
+    def fail(*args: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("gpt2demo.engines.torch.KeyValueCache", full)
+    monkeypatch.setattr("gpt2demo.engines.torch.KeyValueCache", fail)
     model = Model(TorchEngine(decided_model(CONTEXT)), ByteTokenizer(), "m", Path("m"))
     with pytest.raises(Error, match="out of memory with 6 texts of up to 16 positions at once; try fewer samples or prompts"):
         model.generate_batch(["a", "b"], samples=3)
