@@ -103,7 +103,7 @@ class RunWatcher:
         """Read new records; return whether there are new losses, and new samples."""
         self.state = self.run.state() if self.run.exists else None
         writer = (self.state.pid, self.state.pid_started) if self.state else None
-        if another := writer != self._writer:  # a resumed run has removed the records after its checkpoint: start over
+        if new_writer := writer != self._writer:  # a resumed run has removed the records after its checkpoint: start over
             self._writer = writer
             self._reset()
             self._tokens_per_step = _tokens_per_step(self.run)
@@ -111,7 +111,7 @@ class RunWatcher:
         for record in losses:
             self._add(record)
         self.samples.extend(samples)
-        return another or bool(losses), another or bool(samples)
+        return new_writer or bool(losses), new_writer or bool(samples)
 
     def _new(self, path: Path) -> list[dict[str, Any]]:
         records, self._offsets[path] = self.run.records(path, self._offsets[path])

@@ -105,7 +105,7 @@ def browser() -> Iterator[Browser]:
     """Start a real browser that can reach this machine alone."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("there is no Chromium in PATH")
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("Chromium is not in PATH")
     arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=arguments)

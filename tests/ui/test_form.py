@@ -19,13 +19,11 @@ from gpt2demo.ui.form import TrainingForm, size_line
 
 
 class Form:
-    """A form whose `start` records its training instead of starting it."""
+    """The values of a form, and a `start` that records its training instead of starting it."""
 
-    def __init__(self) -> None:
-        with gr.Blocks() as page:
-            self.form = TrainingForm()
-        self.ids = by_id(page)
-        self.values: dict[Any, Any] = {component: component.value for component in self.form.inputs}
+    def __init__(self, form: TrainingForm, ids: dict[str, Any]) -> None:
+        self.form, self.ids = form, ids
+        self.values: dict[Any, Any] = {component: component.value for component in form.inputs}
         self.started: dict[str, Any] = {}
 
     def start(self, **changes: Any) -> dict[str, Any]:
@@ -35,12 +33,20 @@ class Form:
         return {name: value for name, value in self.started["settings"].items() if value not in (None, [])}
 
 
+@pytest.fixture(scope="module")
+def built() -> tuple[TrainingForm, dict[str, Any]]:
+    """Build the form, which keeps no values, once for all tests; return it and its components by id."""
+    with gr.Blocks() as page:
+        form = TrainingForm()
+    return form, by_id(page)
+
+
 @pytest.fixture
-def form(monkeypatch: pytest.MonkeyPatch) -> Form:
-    """A form with its initial values."""
-    built = Form()
-    monkeypatch.setattr(jobs, "start_training", lambda data, **rest: built.started.update(rest, data=data))
-    return built
+def form(built: tuple[TrainingForm, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Form:
+    """The form with its initial values."""
+    form = Form(*built)
+    monkeypatch.setattr(jobs, "start_training", lambda data, **rest: form.started.update(rest, data=data))
+    return form
 
 
 def test_every_setting_has_a_control_with_its_default_and_help(form: Form) -> None:

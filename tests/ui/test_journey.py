@@ -39,7 +39,7 @@ def test_a_newcomer_trains_chats_and_exports(
     one.open_tab("Export")
     expect(one.page.locator("#export-run input")).to_have_value("tales-nano")
     one.page.locator("#export-start").click()
-    expect(one.page.locator("#export-folder textarea")).to_have_value(re.compile("tales-nano"), timeout=60_000)
+    expect(one.page.locator("#export-folder textarea")).to_have_value(re.compile("tales-nano"))
     one.open_tab("Chat")
     assert one.answer_to("Once upon a time") == by_torch
     one.expect_text("#stats", "onnx on CPU")
@@ -53,7 +53,7 @@ def _start(visitor: BrowserPage) -> None:
     visitor.page.locator("#dataset-tales-stories input").fill("100")
     visitor.select("#tokenizer", "byte")
     visitor.page.locator("#start").click()
-    visitor.expect_text("#progress", "running", 30)
+    visitor.expect_text("#progress", "running")
     expect(visitor.page.locator("#plot canvas, #plot svg").first).to_be_visible()
     visitor.expect_text("#samples", re.compile(r"step \d+"))
 
@@ -74,7 +74,7 @@ def _stop_and_resume(visitor: BrowserPage) -> None:
     visitor.page.locator("#stop").click()
     visitor.expect_text("#progress", "stopped")
     visitor.page.locator("#resume").click()
-    visitor.expect_text("#progress", "running", 30)
+    visitor.expect_text("#progress", "running")
     visitor.page.locator("#stop").click()
     visitor.expect_text("#progress", "stopped")
 

@@ -98,7 +98,7 @@ def test_files_outside_of_the_upload_folder_are_not_allowed() -> None:
     assert not {"allowed_paths", "root_path", "auth_dependency", "strict_cors"} & server.settings("127.0.0.1", 7860).keys()
 
 
-def test_every_page_is_behind_the_guard_and_has_no_api_documentation() -> None:
+def test_every_request_passes_the_guard_and_the_api_is_not_documented() -> None:
     options = server.settings("127.0.0.1", 7860)["app_kwargs"]
     assert [entry.cls for entry in options["middleware"]] == [server.Guard]
     assert (options["docs_url"], options["redoc_url"], options["openapi_url"]) == (None, None, None)
