@@ -104,7 +104,8 @@ def test_every_package_has_a_docstring_and_exports_no_name_of_a_submodule(init: 
 
 
 @pytest.mark.parametrize(
-    "module", ["gpt2demo", "gpt2demo.cli.commands", "gpt2demo.config", "gpt2demo.plugins", "gpt2demo.training.jobs"]
+    "module",
+    ["gpt2demo", "gpt2demo.cli.commands", "gpt2demo.config", "gpt2demo.events", "gpt2demo.plugins", "gpt2demo.training.jobs"],
 )
 def test_light_modules_import_neither_torch_nor_gradio(module: str) -> None:
     heavy = {"torch", "gradio", "transformers", "onnxruntime"}

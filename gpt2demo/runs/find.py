@@ -49,7 +49,7 @@ def find_model(name: str | None, is_other: Callable[[Path], bool]) -> Run | Path
         is_other: returns whether a folder is another kind of model that the caller accepts, such as an export.
 
     Raises:
-        RunError: there is no such model.
+        RunError: the model does not exist.
     """
     if name is None:
         if runs := list_runs():

@@ -93,7 +93,7 @@ class State:
 
     @property
     def alive(self) -> bool:
-        """Whether the process that wrote this state is running."""
+        """True if the process that wrote this state is running."""
         return process_alive(self.pid, self.pid_started)
 
 
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder holds a run."""
+        """True if the folder holds a run."""
         return safe_check((self.path / "run.json").is_file)
 
     def info(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Run:
 
     @property
     def has_state(self) -> bool:
-        """Whether a training has started here, even if it failed."""
+        """True if a training has started here, even if it failed."""
         return safe_check((self.path / "state.json").is_file)
 
     def state(self) -> State:

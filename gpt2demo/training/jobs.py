@@ -46,7 +46,7 @@ class Job:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is running."""
+        """True if the process is running."""
         return process_alive(self.pid, self.pid_started)
 
     def status(self) -> Status | str:

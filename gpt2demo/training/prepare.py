@@ -175,7 +175,7 @@ def check_training(model: ModelConfig, train: TrainConfig) -> None:
         raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; use at most that")
 
 
-# ---------------------------------------------------------------------------------------------- carrying out
+# ---------------------------------------------------------------------------------------------- creating
 
 
 def create_run(plan: Plan, name: str | None) -> Run:

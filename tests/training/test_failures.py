@@ -1,4 +1,4 @@
-"""A training that cannot continue stops before it changes the weights, and says what to try."""
+"""A training that cannot continue stops before it changes the weights, and suggests other settings."""
 
 from __future__ import annotations
 
