@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -74,11 +75,14 @@ def test_debug_raises_the_exception(invoke: Cli) -> None:
         invoke("train", "none.txt", "--debug")
 
 
-def test_characters_that_stdout_cannot_encode_are_question_marks(cli: Cli, run_copy: Run) -> None:
-    words = ["--prompt", "Grün 🙂 Line", "--max-new-tokens", 30, "--seed", 1]
-    done = cli("generate", "mine", *words, env={"PYTHONIOENCODING": "ascii"})
+def test_characters_that_stdout_cannot_encode_are_question_marks(
+    invoke: Cli, run_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    done = invoke("generate", "mine", "--prompt", "Grün 🙂 Line", "--max-new-tokens", 30, "--seed", 1)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Gr?n ? Line")
+    assert stdout.buffer.getvalue().startswith(b"Gr?n ? Line")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
