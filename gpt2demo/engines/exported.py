@@ -134,11 +134,11 @@ def _check_sum(folder: Path, name: str, certificate: dict[str, Any]) -> None:
 def _check_references(file: Path, forbidden: re.Pattern[bytes]) -> None:
     """Check that a graph does not load weights from other files.
 
-    In ONNX such a reference is the key "location", followed by the length and the name of the file. Our graphs contain this word
-    nowhere else. Searching the bytes needs no memory; parsing them would need as much as the model.
+    In ONNX such a reference is the key "location", followed by the length and the name of the file. Exported graphs contain this
+    word nowhere else. Searching the bytes needs no memory; parsing them would need as much as the model.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: it does, or the file is empty.
     """
     if not file.stat().st_size:
         raise CheckpointError(f"{file} is empty; export the model again")

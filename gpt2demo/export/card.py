@@ -51,7 +51,7 @@ def model_card(config: ModelConfig, facts: dict[str, Any], info: dict[str, Any])
 
     Args:
         config: the model's shape.
-        facts: the content of the export's gpt2demo.json; see `huggingface.describe`.
+        facts: the content of the export's gpt2demo.json; see `huggingface.source_and_metrics`.
         info: the content of the run's run.json; may be empty.
     """
     rows = [*_shape(config, facts), *_training(info, facts), *_metrics(facts)]

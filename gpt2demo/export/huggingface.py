@@ -42,7 +42,7 @@ def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[s
         report("this tokenizer cannot be written as tokenizer.json; other programs can only use ids")
         shutil.copytree(checkpoint / "tokenizer", folder / "tokenizer")
     report("comparing the written model with the checkpoint")
-    facts = describe(checkpoint, folder) | {"dtype": dtype} | compare(model, folder, dtype)
+    facts = source_and_metrics(checkpoint, folder) | {"dtype": dtype} | compare(model, folder, dtype)
     write_json(folder / "gpt2demo.json", facts)
     (folder / "README.md").write_text(model_card(model.config, facts, run_info(checkpoint)), encoding="utf-8")
     report(f"logits differ by at most {facts['largest_difference']:.1e} (limit {facts['limit']:.1e})")
@@ -67,7 +67,7 @@ def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
     return {"largest_difference": difference, "limit": limit}
 
 
-def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
+def source_and_metrics(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Return the first part of gpt2demo.json: source, files, metrics and tokenizer."""
     file, weights, run = folder / "model.safetensors", checkpoint / "model.safetensors", Run.of_checkpoint(checkpoint)
     progress = read_json(checkpoint / "trainer.json")
@@ -77,13 +77,13 @@ def describe(checkpoint: Path, folder: Path) -> dict[str, Any]:
         "name": run.name if run else checkpoint.name,
         "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}},
         "source": {"checkpoint": checkpoint.name, "step": progress.get("step"), "sha256": sha256(weights)},
-        **metrics(run, progress.get("validation_loss")),
+        **validation_metrics(run, progress.get("validation_loss")),
         "tokenizer": read_json(checkpoint / "tokenizer" / "plugin.json").get("name"),
         "tokenizer_json": (folder / "tokenizer.json").is_file(),
     }
 
 
-def metrics(run: Run | None, loss: float | None) -> dict[str, float]:
+def validation_metrics(run: Run | None, loss: float | None) -> dict[str, float]:
     """Return the checkpoint's metrics on the validation text of its run; empty if it was not evaluated."""
     if loss is None:
         return {}
