@@ -1,7 +1,4 @@
-"""The command line. Thin: each command reads its options, calls the package, and prints.
-
-Results go to stdout, messages to stderr.
-"""
+"""The command line: each command reads its options, calls the package and prints. Results go to stdout, messages to stderr."""
 
 from gpt2demo.cli.commands import app, main
 
