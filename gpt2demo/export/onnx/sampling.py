@@ -90,7 +90,7 @@ def _numbers(index: int, sampler: Sampler) -> list[Number]:
 def _free_numbers(index: int, item: NamedSampler, vocab_size: int) -> list[Number]:
     """Return the numeric options of one sampler that can be inputs: all of them, or none."""
     numbers = _numbers(0, item.sampler)
-    for candidates in (numbers, []):
+    for candidates in (numbers, []) if numbers else ([],):
         if _trace([item], candidates, vocab_size) is not None:
             return [(index, field) for _, field in candidates]
     raise SettingError(f"sampler {item.name!r}: cannot be traced into a graph; set `traceable = False` in its class")
