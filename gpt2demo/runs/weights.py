@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, RunError, SettingError
@@ -160,9 +161,19 @@ def load_model(path: Path) -> GPT2:
     return with_weights(model, {name: tensor.contiguous() for name, tensor in read_weights([file], shapes(model))}, file)
 
 
+class _SkipInit(TorchFunctionMode):
+    """Skip the functions of `torch.nn.init`: drawing random numbers on the meta device imports torch._dynamo, a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def meta_model(config: ModelConfig) -> GPT2:
     """Return a model without memory for its weights, to be replaced with `with_weights`."""
-    with torch.device("meta"):
+    with torch.device("meta"), _SkipInit():
         return GPT2(config)
 
 

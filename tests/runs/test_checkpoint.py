@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,17 @@ def test_files_have_the_permissions_of_their_folder(folder: Path) -> None:
     """safetensors creates files that only their owner may read."""
     saved = save(folder, 3).path
     assert {path.stat().st_mode & 0o777 for path in saved.rglob("*") if path.is_file()} == {saved.stat().st_mode & 0o666}
+
+
+def test_an_empty_model_is_made_without_torchs_compiler() -> None:
+    """Drawing weights on the meta device would import torch._dynamo, a second for every command that loads a model."""
+    code = """
+import sys
+from gpt2demo.config import preset
+from gpt2demo.runs.weights import meta_model
+model = meta_model(preset("seed").model)
+assert all(parameter.is_meta for parameter in model.parameters())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
