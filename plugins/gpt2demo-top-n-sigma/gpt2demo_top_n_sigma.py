@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 class TopNSigma(Sampler):
-    """Keep the tokens whose logit is at most n standard deviations below the best one; σ is taken over the finite logits."""
+    """Keep the tokens whose logit is at most n standard deviations below the largest one."""
 
-    n: float = Field(1.0, ge=0, le=100, description="how many standard deviations below the best logit may be drawn")
+    n: float = Field(1.0, ge=0, le=100, description="standard deviations below the largest logit; 0 is greedy")
 
     def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
-        """The best token always survives; with equal logits all do."""
+        """Keep at least the most likely token, and all tokens if they are equally likely.
+
+        The standard deviation is that of the finite logits.
+        """
         allowed = logits.isfinite()  # (B, V)
-        exact = logits.double()  # squares of large float32 numbers would overflow
+        exact = logits.double()  # squares of large float32 values would overflow
         count = allowed.sum(dim=-1, keepdim=True)  # (B, 1)
         mean = exact.where(allowed, 0.0).sum(dim=-1, keepdim=True) / count
         variance = (exact - mean).where(allowed, 0.0).square().sum(dim=-1, keepdim=True) / count
@@ -31,5 +34,5 @@ class TopNSigma(Sampler):
 
 @hookimpl
 def gpt2demo_samplers() -> dict[str, type[Sampler]]:
-    """What this plugin gives."""
+    """Return the sampler of this plugin."""
     return {"top-n-sigma": TopNSigma}
