@@ -346,20 +346,35 @@ def in_browser(folder: Path, packages: dict[str, Path], site: Path, device: str 
     return result
 
 
+NEAR_TIE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.05, "int4": 0.05}
+"""Kernels for browsers round 8-bit activations differently. If two logits are closer than this, either may be the largest."""
+
+
+def assert_same_tokens(folder: Path, rows: Rows, near_tie: float) -> None:
+    """Check the ids generated after each prompt, up to the first near-tie of a row."""
+    engine = OnnxEngine(folder, "cpu")
+    for prompt, ids, expected in zip(PROMPTS, rows, greedy(folder), strict=True):
+        different = [index for index, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b]
+        if different:
+            engine.reset()
+            logits = engine.feed(np.array([prompt + expected[: different[0]]]))[0]
+            assert logits[expected[different[0]]] - logits[ids[different[0]]] < near_tie
+
+
 @all_dtypes
 def test_transformers_js_generates_the_same_tokens(exports, packages, tmp_path, dtype):
     """In a browser without a network, on WebAssembly; single prompts and a batch padded on the left."""
     result = in_browser(exports(dtype), packages, tmp_path / "site")
-    expected = greedy(exports(dtype))
-    assert {mode: result[mode] for mode in ("alone", "batch")} == {"alone": expected, "batch": expected}
+    for mode in ("alone", "batch"):
+        assert_same_tokens(exports(dtype), result[mode], NEAR_TIE[dtype])
 
 
 @without_fp16
 def test_transformers_js_generates_the_same_tokens_on_webgpu(exports, packages, tmp_path, dtype):
     """The GPU is emulated on the CPU; it has no float16."""
     result = in_browser(exports(dtype), packages, tmp_path / "site", "webgpu")
-    expected = greedy(exports(dtype))
-    assert {mode: result[mode] for mode in ("alone", "batch")} == {"alone": expected, "batch": expected}
+    for mode in ("alone", "batch"):
+        assert_same_tokens(exports(dtype), result[mode], NEAR_TIE[dtype])
 
 
 @text_tokenizers
