@@ -44,7 +44,7 @@ def text_plugin(fresh_plugins: None, monkeypatch: pytest.MonkeyPatch) -> None:
     module.gpt2demo_exporters = hookimpl(lambda: {"text": TextExporter})  # type: ignore[attr-defined]
     module.gpt2demo_exporters.__name__ = "gpt2demo_exporters"
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(plugins, "installed", lambda: [EntryPoint("text", module.__name__, "gpt2demo")])
+    monkeypatch.setattr("gpt2demo.plugins.loading.installed", lambda: [EntryPoint("text", module.__name__, "gpt2demo")])
 
 
 def export(model: Path, output: Path | None = None, format: str = "text", **options: object) -> Path:  # noqa: A002
