@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from samples import SMALL, TEXT, Cli, save_checkpoint
 
 import gpt2demo
@@ -27,6 +28,9 @@ from gpt2demo.cli import main
 from gpt2demo.export.export import export_model
 from gpt2demo.runs.find import find_run
 from gpt2demo.runs.folder import Run
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no reason to fail
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)
