@@ -9,7 +9,8 @@
     │   └── PluginError        missing or failed plugin, or conflicting names
     ├── CheckpointError        damaged saved files, or files that cannot be written
     ├── TrainingError          training cannot continue (loss not finite, out of memory)
-    └── ExportError            exported model that differs from its source
+    ├── ExportError            exported model that differs from its source
+    └── PluginFailure          a plugin raised another exception, or returned a value of the wrong type
 
 Any other exception that escapes is a bug. The message is one line with what is wrong, the value, and what would work. The
 command line prints it unchanged and the web page shows it as a toast.
@@ -60,3 +61,25 @@ class TrainingError(Error):
 
 class ExportError(Error):
     """An exported model differs from its source."""
+
+
+class PluginFailure(Error):  # noqa: N818  # a PluginError is a mistake that the user can correct
+    """A plugin raised an exception that is not an `Error`, or returned a value that its hook does not allow."""
+
+
+class Terminated(SystemExit):  # not an error, like SystemExit
+    """A signal ends the program. The class tells it apart from a plugin's call of `sys.exit`, which is a `PluginFailure`."""
+
+
+def message(error: BaseException) -> str:
+    """Return an exception's message in one line, even if its `__str__` raises."""
+    try:
+        return " ".join(str(error).split())
+    except (Exception, SystemExit) as raised:
+        return f"its message raises {type(raised).__name__}"
+
+
+def summary(error: BaseException) -> str:
+    """Return an exception's type and message in one line."""
+    text = message(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

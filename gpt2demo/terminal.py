@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from gpt2demo.errors import Terminated
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -32,5 +34,5 @@ def printable(text: str) -> str:
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Signal handler that raises SystemExit, so that `finally` blocks clean up. The exit code is 128 + the signal's number."""
-    raise SystemExit(128 + number)
+    """Signal handler that raises Terminated, so that `finally` blocks clean up. The exit code is 128 + the signal's number."""
+    raise Terminated(128 + number)

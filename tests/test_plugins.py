@@ -124,7 +124,7 @@ def test_training_events_reach_every_plugin_until_it_raises(site: Path, tmp_path
     install(site, "raising", f"{hook}(event): raise OSError('disk full')")
     registry = Registry(points(site))
     (failure,) = registry.training_event(tmp_path, 0)
-    assert "gpt2demo-raising 1.5 failed and is disabled: OSError: disk full" in failure
+    assert "gpt2demo-raising 1.5 failed and is disabled: gpt2demo_training_event() raised OSError: disk full" in failure
     assert [registry.training_event(tmp_path, event) for event in (1, 2)] == [[], []]
     assert sys.modules["gpt2demo_observer"].seen == [(tmp_path, 0), (tmp_path, 1), (tmp_path, 2)]
 

@@ -67,12 +67,13 @@ def read_memory() -> Result:
 
 def serve(run: Callable[[list[list[int]], int], Result]) -> None:
     """Process requests until stdin ends."""
-    print("ready", flush=True)
+    results, sys.stdout = sys.stdout, sys.stderr  # what a plugin prints is not a result
+    print("ready", file=results, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         ids, first, seconds = run(request["prompts"], request["count"])
         megabytes = psutil.Process().memory_info().rss / 1e6
-        print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), flush=True)
+        print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), file=results, flush=True)
 
 
 def main(kind: str, folder: str, samplers: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gpt2demo.errors import Error
+from gpt2demo.errors import Error, message, summary
 from gpt2demo.terminal import one_line, print_message
 
 MAX_LENGTH = 480  # characters of a message
@@ -33,8 +33,8 @@ def _message(error: BaseException) -> str:
     if isinstance(error, typer.TyperException):
         return error.format_message()
     if isinstance(error, Error):
-        return str(error)
-    return f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
+        return message(error)
+    return f"unexpected {summary(error)} (a bug; --debug shows where)"
 
 
 def _short(text: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
+from gpt2demo.errors import Terminated
 from gpt2demo.terminal import print_message
 
 
@@ -27,7 +28,7 @@ class Signals:
         """Handle a signal."""
         if not self.training:
             print_message("stopped before the training started; nothing was saved")
-            raise SystemExit(128 + number)
+            raise Terminated(128 + number)
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpt2demo import plugins
 from gpt2demo.config import parse_spec
 from gpt2demo.data.tokens import encode, train_tokenizer
-from gpt2demo.errors import PluginError, SettingError
+from gpt2demo.errors import PluginError, SettingError, message
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def compare_tokenizers(documents: Sequence[str], specs: Sequence[str] = ()) -> I
         except (PluginError, SettingError):
             raise
         except Exception as error:  # a plugin may raise anything; the comparison continues with the others
-            yield TokenizerStats(spec, error=" ".join(str(error).split()) or type(error).__name__)
+            yield TokenizerStats(spec, error=message(error) or type(error).__name__)
 
 
 def measure_tokenizer(documents: Sequence[str], spec: str) -> TokenizerStats:

@@ -108,7 +108,7 @@ def load_corpus(paths: Sequence[str | Path] = (), dataset: str | None = None, co
 
 def read_dataset(spec: str) -> tuple[list[str], list[Source]]:
     """Return the documents of an example dataset and their source."""
-    documents = list(plugins.create_dataset(spec).documents())
+    documents = plugins.documents(spec)
     digest, size = hashlib.sha256(), 0
     for document in ensure_newlines(documents):
         digest.update(document.encode())

@@ -63,7 +63,7 @@ def export_model(
     target = _target(requested)
     remove_abandoned(target)
     with new_folder(target) as temporary:
-        with _explain_removed(checkpoint):
+        with _explain_removed(checkpoint), plugins.Guard("exporters", format, "export"):
             exporter.export(checkpoint, temporary, dtype=dtype, report=report)
         about = read_json(temporary / MARK) if (temporary / MARK).exists() else {"exporter": format, "created": now()}
         write_json(temporary / MARK, {**about, "written": sorted({MARK, *_files(temporary)})})
@@ -86,7 +86,8 @@ def _exporter(format: str, options: dict[str, Any]) -> Exporter:  # noqa: A002  
         if name not in supported:
             existing = f"its options are {', '.join(supported)}" if supported else "it has no options"
             raise SettingError(f"{name}={value!r}: not an option of the format {format!r}; {existing}")
-    exporter: Exporter = cls(**options)
+    with plugins.Guard("exporters", format, "__init__"):
+        exporter: Exporter = cls(**options)
     return exporter
 
 

@@ -66,11 +66,11 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
         raise TokenizerError(str(error)) from None
     name = str(stored.get("name"))
     try:
-        cls: type[Tokenizer] = plugins.registry().part("tokenizers", name)
+        plugins.registry().part("tokenizers", name)
     except UserError as error:
         package = f"{stored.get('distribution')} {stored.get('version')}"
         raise TokenizerError(f"{folder}: requires the tokenizer {name!r} from {package}; pip install it ({error})") from None
-    return cls.load(folder), name
+    return plugins.load_tokenizer(name, folder), name
 
 
 def write_tokenizer_json(tokenizer: Tokenizer, n_positions: int, folder: Path) -> bool:

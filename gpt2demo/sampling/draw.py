@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gpt2demo import plugins
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import SamplingContext
 from gpt2demo.sampling.basic import MIN_TEMPERATURE, Temperature, drawable
@@ -109,6 +110,8 @@ class ChainRunner:
     def __init__(self, chain: Chain, uniforms: Uniforms, prompt_length: int, *, keep_stages: bool = False) -> None:
         self._chain = chain
         self._samplers = [item.sampler for item in chain]
+        self._guards = [plugins.Guard("samplers", item.name, "__call__") for item in chain]
+        self._observing = [plugins.Guard("samplers", item.name, "observe") for item in chain]
         self._uniforms = uniforms
         self._prompt_length = prompt_length
         self._keep_stages = keep_stages
@@ -127,7 +130,8 @@ class ChainRunner:
             rows: each row's number in the random stream.
 
         Raises:
-            SettingError: a sampler returned logits that cannot be drawn from.
+            PluginFailure: a sampler raised an exception, or returned logits that cannot be drawn from.
+            SettingError: the model's logits cannot be drawn from.
         """
         return self._choose(logits) if self.greedy else self._sample(logits, ids, rows)
 
@@ -147,27 +151,33 @@ class ChainRunner:
         with torch.inference_mode():  # a fifth faster than with gradient tracking
             text, stages, ranking = torch.from_numpy(ids), [torch.from_numpy(logits)], None
             self._contexts = self._contexts or [SamplingContext(text, self._prompt_length) for _ in self._samplers]
-            for (name, sampler, _), context in zip(self._chain, self._contexts, strict=True):
+            for sampler, guard, context in zip(self._samplers, self._guards, self._contexts, strict=True):
                 context.ids = text
-                result, ranking = run_sampler(sampler, stages[-1], context, ranking)
-                check_shape(name, result, stages[-1])
+                with guard:
+                    result, ranking = run_sampler(sampler, stages[-1], context, ranking)
+                    check_logits(result, stages[-1])
                 stages.append(result)
             check_drawable(self._chain, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
             drawn = inverse(stages[-1], torch.from_numpy(np.array(numbers)[:, None]), ranking)[:, 0]
-            for sampler, context in zip(self._samplers, self._contexts, strict=True):
-                sampler.observe(drawn, context)
+            for sampler, guard, context in zip(self._samplers, self._observing, self._contexts, strict=True):
+                with guard:
+                    sampler.observe(drawn, context)
             return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep_stages else [])
 
 
-def check_shape(name: str, result: Tensor, logits: Tensor) -> None:
-    """Check the shape of a sampler's result.
+def check_logits(result: Any, logits: Tensor) -> None:
+    """Check the type, shape and dtype of a sampler's result.
 
     Raises:
-        SettingError: it is not that of the logits before.
+        WrongResultError: they are not those of the logits before.
     """
-    if result.shape != logits.shape:
-        raise SettingError(f"sampler {name!r}: returned shape {tuple(result.shape)} for logits of shape {tuple(logits.shape)}")
+    import torch
+
+    plugins.check_result(isinstance(result, torch.Tensor), result, "a tensor")
+    if result.shape != logits.shape or result.dtype != logits.dtype:
+        found, expected = (f"{one.dtype} of shape {tuple(one.shape)}" for one in (result, logits))
+        raise plugins.WrongResultError(f"returned {found}, not {expected}")
 
 
 def check_drawable(chain: Chain, stages: Sequence[Tensor]) -> None:
@@ -178,11 +188,13 @@ def check_drawable(chain: Chain, stages: Sequence[Tensor]) -> None:
         stages: logits (B, V) before the first sampler and after each.
 
     Raises:
-        SettingError: the result contains NaN or +inf, or no token is left; the message names the sampler.
+        PluginFailure: the result contains NaN or +inf, or no token is left; the message names the sampler.
+        SettingError: the model's logits contain NaN or +inf.
     """
     if drawable(stages[-1]):
         return
     for item, before, after in zip(chain, stages, stages[1:], strict=False):
         if drawable(before) and not drawable(after):
-            raise SettingError(f"sampler {item.name!r}: returned NaN or +inf, or left no token to draw")
+            with plugins.Guard("samplers", item.name, "__call__"):
+                raise plugins.WrongResultError("returned NaN or +inf, or left no token to draw")
     raise SettingError("the model's logits are NaN or infinite: it is damaged, or its training diverged")

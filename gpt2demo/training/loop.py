@@ -70,7 +70,7 @@ class Training:
         self._saved_step = -1
         self.model = self._new_model().to(self.device).train()
         freeze(self.model, self.config.freeze_layers)
-        self.optimizer = plugins.registry().part("optimizers", self.config.optimizer)(self.model, self.config)
+        self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
         self._restore()
         self._forward = self._compiled()
         self._pace = 0.0  # seconds per step, exponential moving average

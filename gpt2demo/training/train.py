@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2demo.config import TrainConfig
-from gpt2demo.errors import CheckpointError, RunError
+from gpt2demo.errors import CheckpointError, RunError, message
 from gpt2demo.runs.find import find_run
 from gpt2demo.runs.folder import INTERRUPTS, Run, State, Status
 from gpt2demo.training.events import Event, StopRequest
@@ -131,4 +131,4 @@ def _end(error: BaseException) -> tuple[Status, str]:
 
 def _one_line(error: BaseException) -> str:
     """Return an exception's message in one line, or its type if there is no message."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return message(error)[:300] or type(error).__name__

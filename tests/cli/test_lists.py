@@ -14,7 +14,7 @@ def test_lists_are_json_on_request(invoke: Cli, run_copy: Run) -> None:
     (run,) = json.loads(invoke("runs", "--json").stdout)
     assert (run["name"], run["status"], run["step"]) == ("mine", "finished", 12)
     plugins = json.loads(invoke("plugins", "--json").stdout)
-    assert all(set(plugin) == {"distribution", "version", "module", "hooks", "status", "error"} for plugin in plugins)
+    assert all(set(plugin) == {"distribution", "version", "module", "hooks", "status", "error", "seconds"} for plugin in plugins)
     assert "tales" in [dataset["name"] for dataset in json.loads(invoke("data", "--json").stdout)]
 
 

@@ -11,7 +11,7 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from gpt2demo.errors import SettingError
+from gpt2demo.errors import SettingError, Terminated
 from gpt2demo.export.onnx.quiet import quiet
 from gpt2demo.export.onnx.sampler_inputs import Limits, prepare
 from gpt2demo.interfaces import Sampler, SamplingContext
@@ -135,7 +135,9 @@ def _trace(chain: Chain, numbers: Sequence[Number], vocab_size: int) -> ir.Graph
             )
             assert program is not None  # it is None only when writing to a file
             optimizer.optimize(program.model)
-    except torch.onnx.errors.OnnxExporterError:
+    except Terminated:
+        raise
+    except (torch.onnx.errors.OnnxExporterError, SystemExit):  # a plugin may call sys.exit
         return None
     return _renamed(program.model.graph)
 

@@ -1,0 +1,203 @@
+"""Plugins: find, load and check them, return the parts that they provide, and guard the calls into them.
+
+Built-in parts are registered through the same hooks. Plugins are trusted code: they run with all permissions of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from gpt2demo.config import parse_spec, validate
+from gpt2demo.hookspecs import PROJECT
+from gpt2demo.plugins.guarded import guarded_optimizer, guarded_tokenizer
+from gpt2demo.plugins.guarding import PASSED, Guard, WrongResultError, check_result, type_name
+from gpt2demo.plugins.loading import BUILTINS, KINDS, NO_PLUGINS, Plugin, Registry, installed, registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from gpt2demo.config import TrainConfig
+    from gpt2demo.interfaces import Dataset, Exporter, OptimizerFactory, Sampler, TabBuilder, Tokenizer
+
+__all__ = [
+    "BUILTINS",
+    "KINDS",
+    "NO_PLUGINS",
+    "PASSED",
+    "Guard",
+    "Plugin",
+    "Registry",
+    "WrongResultError",
+    "check_result",
+    "create_dataset",
+    "create_optimizer",
+    "create_sampler",
+    "datasets",
+    "documents",
+    "exporters",
+    "installed",
+    "load_tokenizer",
+    "optimizers",
+    "registry",
+    "samplers",
+    "tabs",
+    "tokenizer_options",
+    "tokenizers",
+    "train_tokenizer",
+    "type_name",
+]
+
+
+def tokenizers() -> dict[str, type[Tokenizer]]:
+    """Return all tokenizers, name -> class."""
+    return registry().parts("tokenizers")
+
+
+def samplers() -> dict[str, type[Sampler]]:
+    """Return all samplers, name -> class: built-in ones in the order in which transformers applies them, then plugins."""
+    return registry().in_order("samplers")
+
+
+def datasets() -> dict[str, type[Dataset]]:
+    """Return all example datasets, name -> class."""
+    return registry().parts("datasets")
+
+
+def exporters() -> dict[str, type[Exporter]]:
+    """Return all exporters, format -> class."""
+    return registry().parts("exporters")
+
+
+def optimizers() -> dict[str, OptimizerFactory]:
+    """Return all optimizers, name -> factory."""
+    return registry().parts("optimizers")
+
+
+def tabs() -> dict[str, TabBuilder]:
+    """Return the additional tabs of the web page, title -> builder."""
+    return registry().parts("tabs")
+
+
+# ---------------------------------------------------------------------------------------------- samplers and datasets
+
+
+def create_sampler(spec: str) -> Sampler:
+    """Return a sampler for `NAME:key=value,key=value`.
+
+    Raises:
+        PluginError: the name is unknown.
+        SettingError: an option is unknown or has an invalid value.
+    """
+    name, options = parse_spec(spec)
+    cls: type[Sampler] = registry().part("samplers", name)
+    with Guard("samplers", name, "__init__"):
+        return validate(cls, options, strings=True, what=f"sampler {name!r}: ")
+
+
+def create_dataset(spec: str) -> Dataset:
+    """Return an example dataset for `NAME:key=value,key=value`. Raises the same errors as `create_sampler`."""
+    name, options = parse_spec(spec)
+    cls: type[Dataset] = registry().part("datasets", name)
+    with Guard("datasets", name, "__init__"):
+        return validate(cls, options, strings=True, what=f"dataset {name!r}: ")
+
+
+def documents(spec: str) -> list[str]:
+    """Return the documents of an example dataset. Raises the same errors as `create_sampler`, and:
+
+    Raises:
+        PluginFailure: the dataset raised an exception, or yielded something that is not a text.
+    """
+    dataset, name = create_dataset(spec), parse_spec(spec)[0]
+    with Guard("datasets", name, "documents"):
+        returned = dataset.documents()
+        check_result(not isinstance(returned, str) and hasattr(returned, "__iter__"), returned, "an iterator of str")
+        texts = list(returned)
+        for number, text in enumerate(texts, start=1):
+            if type(text) is not str:
+                raise WrongResultError(f"yielded {type_name(text)} as document {number}, not str")
+            if not _is_unicode(text):
+                raise WrongResultError(f"yielded a lone surrogate in document {number}, which UTF-8 cannot store")
+    return texts
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can store a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- tokenizers
+
+
+def tokenizer_options(name: str) -> type[BaseModel]:
+    """Return a tokenizer's options as a pydantic class made from the keyword-only parameters of `train`."""
+    cls = registry().part("tokenizers", name)
+    with Guard("tokenizers", name, "train"):
+        hints = get_type_hints(cls.train, include_extras=True)  # including the ranges and help texts in `Annotated`
+        parameters = [p for p in signature(cls.train).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+        fields: dict[str, Any] = {p.name: (hints.get(p.name, str), p.default) for p in parameters}
+        return create_model(f"{name} options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+
+
+def train_tokenizer(name: str, texts: Iterable[str], options: dict[str, str]) -> Tokenizer:
+    """Train a tokenizer on texts.
+
+    Args:
+        name: the tokenizer's name.
+        texts: the training texts.
+        options: option name -> value as a string.
+
+    Raises:
+        PluginError: the name is unknown.
+        SettingError: an option is unknown or has an invalid value.
+    """
+    cls = registry().part("tokenizers", name)
+    values = validate(tokenizer_options(name), options, strings=True, what=f"tokenizer {name!r}: ")
+    with Guard("tokenizers", name, "train"):
+        trained: Tokenizer = cls.train(texts, **values.model_dump())
+    return trained if _is_built_in("tokenizers", name) else guarded_tokenizer(name, "train", trained)
+
+
+def load_tokenizer(name: str, folder: Path) -> Tokenizer:
+    """Load a tokenizer from a folder.
+
+    Raises:
+        PluginError: the name is unknown.
+        TokenizerError: the files are missing or damaged.
+    """
+    cls = registry().part("tokenizers", name)
+    with Guard("tokenizers", name, "load"):
+        loaded: Tokenizer = cls.load(folder)
+    return loaded if _is_built_in("tokenizers", name) else guarded_tokenizer(name, "load", loaded)
+
+
+# ---------------------------------------------------------------------------------------------- optimizers
+
+
+def create_optimizer(name: str, model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return an optimizer for a model.
+
+    Raises:
+        PluginError: the name is unknown.
+        PluginFailure: the plugin raised an exception, or returned something else.
+    """
+    factory: OptimizerFactory = registry().part("optimizers", name)
+    with Guard("optimizers", name, "the factory"):
+        optimizer = factory(model, config)
+    return optimizer if _is_built_in("optimizers", name) else guarded_optimizer(name, optimizer)
+
+
+def _is_built_in(kind: str, name: str) -> bool:
+    """Return whether a part is built in, or replaced in a test."""
+    owner = registry().find_owner(kind, name)
+    return owner is None or owner.distribution == PROJECT
