@@ -25,11 +25,14 @@ class Linear(nn.Linear):
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that calls no operator when nothing is dropped."""
+    """`nn.Dropout` that is not even called when nothing is dropped: nine calls are 2 % of a small model's token."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Dropout
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Dropout
         """Zero elements with probability `p` while training; any shape."""
-        return F.dropout(input, self.p) if self.training and self.p else input
+        if not (self.training and self.p):
+            return input
+        output: Tensor = super().__call__(input)
+        return output
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -47,7 +50,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (B, T, out).
     """
     # Gradients and the device are checked first: torch.compile cannot trace get_num_threads().
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() > weight.shape[1]:
+    if torch.is_grad_enabled() or not x.is_cpu or x.numel() > x.shape[-1]:
         return F.linear(x, weight, bias)
     if type(weight) not in (Tensor, nn.Parameter):  # a quantised tensor, which has no views
         return F.linear(x, weight, bias)

@@ -53,10 +53,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
-        heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        query, key, value = qkv = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        if cache is not None:
-            key, value = cache.update(self.layer, qkv[1:])  # (B, H, S, D)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        query, keys_values = qkv[0], qkv[1:]
+        key, value = keys_values if cache is None else cache.update(self.layer, keys_values)  # (B, H, S, D)
         y = attend(query, key, value, mask, self.attn_dropout if self.training else 0.0)  # (B, H, T, D)
         out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
         return out

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2demo.config import PRESETS, ModelConfig
 from gpt2demo.engines.cache import KeyValueCache
 from gpt2demo.metrics import token_losses
-from gpt2demo.model import GPT2, attend, attention_weights, causal_mask
+from gpt2demo.model import GPT2, Attention, attend, attention_weights, causal_mask
 from gpt2demo.runs.weights import hugging_face_config, to_hugging_face
 
 
@@ -76,7 +76,7 @@ def test_a_position_does_not_depend_on_later_ones(model: GPT2) -> None:
     assert not torch.allclose(model(tokens)[:, 12:], model(changed)[:, 12:])
 
 
-@pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 12], [5, 15]])
+@pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 12], [5, 15], [3, 2, 15]])
 def test_logits_are_the_same_with_a_cache(model: GPT2, pieces: list[int]) -> None:
     tokens = ids(2, 20)
     cache = KeyValueCache(SHAPE, 2, model.wte.weight)
@@ -89,6 +89,19 @@ def test_logits_are_the_same_with_a_cache(model: GPT2, pieces: list[int]) -> Non
 def test_last_only_returns_the_last_positions_logits(model: GPT2) -> None:
     tokens = ids(2, 9)
     torch.testing.assert_close(model(tokens, last_only=True), model(tokens)[:, -1:])
+
+
+def test_attention_weights_are_dropped_while_training_and_only_then() -> None:
+    torch.manual_seed(0)
+    attention = Attention(SHAPE.with_changes(dropout=0.5), layer=0)
+    attention.resid_dropout.p = 0.0
+    x = torch.randn(2, 9, SHAPE.n_embd)
+    without = Attention(SHAPE, layer=0)
+    without.load_state_dict(attention.state_dict())
+    torch.testing.assert_close(attention.eval()(x), without(x))
+    with torch.no_grad():  # the fused kernel
+        torch.testing.assert_close(attention(x), without(x))
+    assert not torch.allclose(attention.train()(x), without(x))
 
 
 def test_left_padded_rows_equal_single_rows(model: GPT2) -> None:

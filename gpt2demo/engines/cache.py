@@ -18,12 +18,13 @@ class KeyValueCache:
 
     def __init__(self, config: ModelConfig, batch: int, like: Tensor) -> None:
         head_dim = config.n_embd // config.n_head
-        self._block = like.new_empty(config.n_layer, 2, batch, config.n_head, config.n_positions, head_dim)
+        block = like.new_empty(config.n_layer, 2, batch, config.n_head, config.n_positions, head_dim)
+        self._layers: list[Tensor] = list(block)  # views, (2, B, H, n_positions, D)
         self.length = 0
 
     def update(self, layer: int, keys_values: Tensor) -> Tensor:
         """Write after the positions already there; return a view of all of them."""
-        block = self._block[layer]
+        block = self._layers[layer]
         count = keys_values.shape[3]
         block.narrow(3, self.length, count).copy_(keys_values)
         return block.narrow(3, 0, self.length + count)
