@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from gpt2demo.cli.printing import print_result
 from gpt2demo.errors import UserError
 from gpt2demo.terminal import console, print_message, print_warning, printable
 
@@ -26,14 +27,14 @@ def chat(model: Model, config: GenerateConfig) -> None:
         try:
             generation = model.generate(prompt or "", config)
             for piece in generation:
-                print(printable(piece), end="", flush=True)
-            print(flush=True)
+                print_result(printable(piece), end="", flush=True)
+            print_result(flush=True)
             for note in generation.notes:
                 print_warning(note)
         except UserError as error:  # such as a character that the tokenizer cannot encode
             print_message(f"gpt2demo: error: {error}")
         except KeyboardInterrupt:
-            print(flush=True)
+            print_result(flush=True)
 
 
 def _read_prompt() -> str | None:

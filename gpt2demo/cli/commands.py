@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,8 +36,8 @@ from gpt2demo.cli.arguments import (
 from gpt2demo.cli.chat import chat as chat_in_terminal
 from gpt2demo.cli.display import show_progress, show_training
 from gpt2demo.cli.failures import exit_code
-from gpt2demo.cli.options import AnywhereGroup, with_settings
-from gpt2demo.cli.printing import print_list
+from gpt2demo.cli.options import AnywhereGroup, ResultsCommand, with_settings
+from gpt2demo.cli.printing import print_list, print_result
 from gpt2demo.cli.signals import Signals, catch_signals
 from gpt2demo.config import BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.errors import SettingError
@@ -57,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+command = partial(app.command, cls=ResultsCommand)
 
 CHAT_SETTINGS = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
 
@@ -74,7 +76,7 @@ def program(
 ) -> None:
     """Apply the options of all commands. Child processes inherit them through environment variables."""
     if version:
-        print(f"{PROJECT} {__version__}")
+        print_result(f"{PROJECT} {__version__}")
         raise typer.Exit
     for name, value in ((RUNS_DIR, runs_dir), (EXPORTS_DIR, exports_dir)):
         if value is not None:
@@ -85,7 +87,7 @@ def program(
         ui()
 
 
-@app.command()
+@command()
 def ui(
     host: Annotated[str, typer.Option(help="address to listen on; --auth is required unless it is local")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 selects a free one")] = 7860,
@@ -98,7 +100,7 @@ def ui(
     launch(host=host, port=port, browser=not no_browser, auth=auth)
 
 
-@app.command()
+@command()
 @with_settings(ModelConfig, TrainConfig, DataConfig)
 def train(
     data: TextArgument = None,
@@ -139,7 +141,7 @@ def train(
     _finish(made.path, signals.exit_code, chat=chat)
 
 
-@app.command()
+@command()
 @with_settings(TrainConfig, only=("steps", "epochs"))
 def resume(
     run: RunArgument,
@@ -166,7 +168,7 @@ def _follow(events: Iterator[Event], signals: Signals) -> None:
 
 def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
     """Print the run's folder; then exit with a signal's code, or start a chat if requested."""
-    print(path)
+    print_result(path)
     if exit_code:
         raise typer.Exit(exit_code)
     if chat:
@@ -187,7 +189,7 @@ def _pair(option: str) -> tuple[str, str]:
     return key, value
 
 
-@app.command()
+@command()
 @with_settings(GenerateConfig, only=CHAT_SETTINGS)
 def chat(
     model: ModelArgument = None,
@@ -205,7 +207,7 @@ def chat(
     chat_in_terminal(load(model, engine=engine, device=device), config)
 
 
-@app.command()
+@command()
 @with_settings(GenerateConfig)
 def generate(
     model: ModelArgument = None,
@@ -236,7 +238,7 @@ def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
     return GenerateConfig.create(**given)
 
 
-@app.command("eval")
+@command("eval")
 @with_settings(DataConfig)
 def evaluate(
     model: ModelArgument = None,
@@ -256,13 +258,13 @@ def evaluate(
         score = evaluate(loaded, data or [], config)
     result = {**score.as_dict(), "model": str(loaded.path), "engine": loaded.engine.name, "provider": loaded.engine.provider}
     if as_json:
-        print(json.dumps(result))
+        print_result(json.dumps(result))
     else:
-        print(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}", end="")
-        print(f"  tokens {score.tokens:,}")
+        print_result(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}", end="")
+        print_result(f"  tokens {score.tokens:,}")
 
 
-@app.command()
+@command()
 def export(
     model: ModelArgument = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="same as --format onnx")] = False,
@@ -286,10 +288,10 @@ def export(
     if len(chosen) != 1:
         raise SettingError("use --onnx, --huggingface, or one --format NAME")
     options = {"samplers": sampler} if sampler else {}
-    print(export_model(model, str(chosen[0]), output, dtype=dtype, report=print_message, **options))
+    print_result(export_model(model, str(chosen[0]), output, dtype=dtype, report=print_message, **options))
 
 
-@app.command("import")
+@command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="Hugging Face GPT-2 folder, or a hub name (needs a network)")],
     run: Annotated[str | None, typer.Option(help="run name; default: derived from the source")] = None,
@@ -297,10 +299,10 @@ def import_(
     """Import a GPT-2 from Hugging Face as a run. Prints the run's folder."""
     from gpt2demo.runs.importing import import_model
 
-    print(import_model(source, run=run, report=print_message).path)
+    print_result(import_model(source, run=run, report=print_message).path)
 
 
-@app.command()
+@command()
 def runs(as_json: JsonOption = False) -> None:
     """List the runs, newest first."""
     from gpt2demo.runs.find import list_runs, summary
@@ -308,7 +310,7 @@ def runs(as_json: JsonOption = False) -> None:
     print_list([summary(run) for run in list_runs()], as_json)
 
 
-@app.command()
+@command()
 def plugins(as_json: JsonOption = False) -> None:
     """List the plugins, their parts and any failures."""
     from dataclasses import asdict
@@ -318,7 +320,7 @@ def plugins(as_json: JsonOption = False) -> None:
     print_list([asdict(plugin) for plugin in registry().plugins], as_json)
 
 
-@app.command()
+@command()
 @with_settings(DataConfig)
 def data(
     text: Annotated[list[str] | None, typer.Argument(help=f"{TEXT}; or an example dataset, NAME or NAME:key=value,…")] = None,
@@ -344,7 +346,7 @@ def data(
         print_corpus(made, as_json)
 
 
-@app.command()
+@command()
 @with_settings(BenchConfig)
 def bench(
     what: Annotated[Literal["generate"], typer.Argument(help="what to measure")] = "generate",
@@ -361,13 +363,13 @@ def bench(
         print_list(bench_generate(config, Path(folder), print_message), as_json)
 
 
-@app.command()
+@command()
 def install(packages: Annotated[list[str], typer.Argument(help="package names, paths or URLs, as for pip")]) -> None:
     """Install plugins into this environment with pip."""
     raise typer.Exit(_pip("install", *packages))
 
 
-@app.command()
+@command()
 def uninstall(packages: Annotated[list[str], typer.Argument(help="package names")]) -> None:
     """Remove plugins from this environment with pip."""
     raise typer.Exit(_pip("uninstall", "--yes", *packages))

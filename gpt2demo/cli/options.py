@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from gpt2demo.cli.printing import results_only
 from gpt2demo.config import limits, plain_type
 from gpt2demo.plugins import installed
 from gpt2demo.sampling import gpt2demo_samplers
@@ -85,6 +86,15 @@ def sampler_names() -> str:
     built_in = ", ".join(sorted(gpt2demo_samplers()))
     plugins = sorted({point.name for point in installed()})
     return f"built in: {built_in}" + (f"; plugins: {', '.join(plugins)}" if plugins else "")
+
+
+class ResultsCommand(typer.core.TyperCommand):
+    """A command that writes only its results to stdout, whatever plugins print."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with results_only():
+            return super().invoke(ctx)
 
 
 class AnywhereGroup(typer.core.TyperGroup):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,30 @@ if TYPE_CHECKING:
     from gpt2demo.generation.continuation import Continuation
     from gpt2demo.generation.generate import Model
 
+_results: TextIO | None = None
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Reserve stdout for `print_result` inside the block. All other output, such as a plugin's `print`, goes to stderr."""
+    global _results  # noqa: PLW0603  # like sys.stdout, one per process
+    before, _results = _results, stdout()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = before
+
+
+def stdout() -> TextIO:
+    """Return the stream of the results."""
+    return _results or sys.stdout
+
+
+def print_result(*values: object, end: str = "\n", flush: bool = False) -> None:
+    """Print a result on stdout."""
+    print(*values, end=end, flush=flush, file=stdout())
+
 
 def print_texts(model: Model, prompts: Sequence[str], config: GenerateConfig, *, as_json: bool) -> None:
     """Continue prompts and print the texts: a single text is streamed, several are printed when all are finished.
@@ -30,17 +55,17 @@ def print_texts(model: Model, prompts: Sequence[str], config: GenerateConfig, *,
         text = _print_stream(model, prompts[0], config, quiet=as_json)
         _warn([text])
         if as_json:
-            print(json.dumps(as_dict(prompts[0], model, text, config)))
+            print_result(json.dumps(as_dict(prompts[0], model, text, config)))
         return
     texts = model.generate_batch(prompts, config)
     repeated = [prompt for prompt in prompts for _ in range(config.samples)]
     _warn(texts)
     if as_json:
-        print(json.dumps([as_dict(prompt, model, text, config) for prompt, text in zip(repeated, texts, strict=True)]))
+        print_result(json.dumps([as_dict(prompt, model, text, config) for prompt, text in zip(repeated, texts, strict=True)]))
         return
     for number, (prompt, text) in enumerate(zip(repeated, texts, strict=True)):
-        print(f"--- prompt {number // config.samples + 1}, sample {text.row + 1}")
-        print(prompt + printable(text.text))
+        print_result(f"--- prompt {number // config.samples + 1}, sample {text.row + 1}")
+        print_result(prompt + printable(text.text))
         print_logprobs(text)
 
 
@@ -51,10 +76,10 @@ def _print_stream(model: Model, prompt: str, config: GenerateConfig, *, quiet: b
         for _ in generation:
             pass
         return generation.continuation
-    print(prompt, end="", flush=True)
+    print_result(prompt, end="", flush=True)
     for piece in generation:
-        print(printable(piece), end="", flush=True)
-    print()
+        print_result(printable(piece), end="", flush=True)
+    print_result()
     print_logprobs(generation.continuation)
     return generation.continuation
 
@@ -68,10 +93,12 @@ def _warn(texts: Sequence[Continuation]) -> None:
 def print_logprobs(text: Continuation) -> None:
     """Print a line per token: its log-probability in the model and in the draw, and the most likely alternatives."""
     if text.logprobs:
-        print("   model    drawn  token")
+        print_result("   model    drawn  token")
     for token in text.logprobs:
         others = "  ".join(f"{quoted(other.text)} {other.logprob:.3f}" for other in token.alternatives)
-        print(f"{token.logprob:8.3f} {token.drawn_logprob:8.3f}  {quoted(token.text)}{f'   among {others}' if others else ''}")
+        print_result(
+            f"{token.logprob:8.3f} {token.drawn_logprob:8.3f}  {quoted(token.text)}{f'   among {others}' if others else ''}"
+        )
 
 
 def quoted(text: str) -> str:
@@ -105,7 +132,7 @@ def as_dict(prompt: str, model: Model, text: Continuation, config: GenerateConfi
 def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Print rows as JSON or as a table."""
     if as_json:
-        print(json.dumps(rows))
+        print_result(json.dumps(rows))
         return
     if not rows:
         print_message("no entries")
@@ -114,22 +141,22 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(width=None if sys.stdout.isatty() else 240).print(table, markup=False)
+    Console(file=stdout(), width=None if stdout().isatty() else 240).print(table, markup=False)
 
 
 def print_documents(documents: list[str], as_json: bool) -> None:
     """Print documents one after another, or as a JSON list."""
     if as_json:
-        print(json.dumps(documents))
+        print_result(json.dumps(documents))
         return
     for document in documents:
-        print(document, end="" if document.endswith("\n") else "\n")
+        print_result(document, end="" if document.endswith("\n") else "\n")
 
 
 def print_corpus(statistics: dict[str, Any], as_json: bool) -> None:
     """Print the statistics of a text, followed by a table with a row per tokenizer; or JSON."""
     if as_json:
-        print(json.dumps(statistics))
+        print_result(json.dumps(statistics))
         return
     total = {name: value for name, value in statistics.items() if not isinstance(value, list)}
     for rows in ([total], statistics["tokenizers"]):

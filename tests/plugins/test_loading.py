@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 import pytest
+from installing import SAMPLER, install, points
 from samples import SMALL_OPTIONS, Cli, assert_one_line_error
 
 from gpt2demo import hookspecs, plugins
@@ -16,58 +15,37 @@ from gpt2demo.errors import PluginError
 from gpt2demo.plugins import BUILTINS, KINDS, Registry
 from gpt2demo.runs.folder import Run
 
-ROOT = Path(__file__).parent.parent
-SAMPLER = """
-from gpt2demo import hookimpl
-from gpt2demo.interfaces import Sampler
-
-class {cls}(Sampler):
-    def __call__(self, logits, context):
-        return logits
-
-@hookimpl
-def gpt2demo_samplers():
-    return {{"{name}": {cls}}}
-"""
-
+ROOT = Path(__file__).parents[2]
 BROKEN = {
     "import error": ("import nothing_of_that_name", "nothing_of_that_name"),
     "syntax error": ("def (", "SyntaxError"),
     "exits": ("raise SystemExit(3)", "SystemExit"),
-    "misspelled hook": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_sampler(): return {}", "gpt2demo_sampler"),
+    "misspelled hook": (
+        "from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_sampler(): return {}",
+        "did you mean gpt2demo_samplers?",
+    ),
+    "hook without the decorator": ("def gpt2demo_samplers(): return {}", "gpt2demo_samplers() has no @hookimpl"),
+    "message raises": (
+        "class Odd(Exception):\n    def __str__(self): raise RuntimeError('again')\nraise Odd",
+        "Odd: its message raises RuntimeError",
+    ),
+    "not a part": (
+        "from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): return {'mine': dict}",
+        "sampler 'mine': dict is not a subclass of gpt2demo.interfaces.Sampler",
+    ),
+    "not a tokenizer": (
+        "from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_tokenizers(): return {'mine': dict}",
+        "tokenizer 'mine': dict has no method train()",
+    ),
+    "not a function": (
+        "from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_optimizers(): return {'mine': None}",
+        "optimizer 'mine': is None, not a function",
+    ),
     "wrong argument": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(x): return {}", "gpt2demo_samplers"),
     "hook raises": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): raise KeyError('oops')", "oops"),
     "does not return a dict": ("from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): return ['x']", "not a dict"),
     "shadows a built-in": (SAMPLER.format(cls="Mine", name="temperature"), "'temperature': the name of a built-in part"),
 }
-
-
-def install(folder: Path, name: str, code: str) -> Path:
-    """Install a plugin into a folder like pip does: a module and the metadata of its distribution."""
-    folder.mkdir(exist_ok=True)
-    module = f"gpt2demo_{name.replace('-', '_')}"
-    (folder / f"{module}.py").write_text(code, encoding="utf-8")
-    info = folder / f"{module}-1.5.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: gpt2demo-{name}\nVersion: 1.5\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(f"[gpt2demo]\n{name} = {module}\n", encoding="utf-8")
-    return folder
-
-
-def points(folder: Path) -> list[EntryPoint]:
-    """Return the entry points of the plugins in a folder."""
-    return [point for found in distributions(path=[str(folder)]) for point in found.entry_points if point.group == "gpt2demo"]
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Add a folder to the module search path, like site-packages."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    yield folder
-    for name in [name for name in sys.modules if name.startswith("gpt2demo_")]:
-        del sys.modules[name]
 
 
 def test_built_in_parts_are_registered_through_the_hooks() -> None:
@@ -170,3 +148,85 @@ def test_every_hook_is_documented() -> None:
     for name in vars(hookspecs):
         if name.startswith("gpt2demo_"):
             assert name in page
+
+
+# ---------------------------------------------------------------------------------------------- output and time
+
+
+def test_what_a_plugin_prints_is_not_a_result(invoke: Cli, site: Path, run_copy: Run, fresh_plugins: None) -> None:
+    code = SAMPLER.format(cls="Loud", name="loud").replace("return logits", "print('calling'); return logits")
+    install(site, "loud", f"import sys\nstdout = sys.stdout\nprint('importing')\nstdout.write('again\\n')\n{code}")
+    listed = invoke("plugins", "--json")
+    assert json.loads(listed.stdout)[-1]["hooks"] == {"gpt2demo_samplers": ["loud"]}
+    assert listed.stderr == "importing\nagain\n"
+    done = invoke("generate", "mine", "--sampler", "loud", "--max-new-tokens", 2, "--json")
+    assert len(json.loads(done.stdout)["ids"]) == 2
+    assert done.stderr == "calling\ncalling\n"
+
+
+def test_the_time_of_a_slow_import_is_listed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, "fast", SAMPLER.format(cls="Fast", name="fast"))
+    install(site, "slow", "import time\ntime.sleep(0.2)\n" + SAMPLER.format(cls="Slow", name="slow"))
+    monkeypatch.setattr("gpt2demo.plugins.loading.SLOW_SECONDS", 0.15)
+    fast, slow = Registry(points(site)).plugins[-2:]
+    assert fast.seconds is None
+    assert slow.seconds
+    assert slow.seconds >= 0.2
+
+
+# ---------------------------------------------------------------------------------------------- names and versions
+
+
+@pytest.mark.parametrize("name", ["my sampler", "a:b", "a,b", "Upper", "@chain", "-x", "a=b", "a/b", "ü", "a\\n", ".x"])
+def test_a_name_that_cannot_be_typed_is_refused(site: Path, name: str) -> None:
+    install(site, "odd", SAMPLER.format(cls="Odd", name=name))
+    registry = Registry(points(site))
+    assert registry.plugins[-1].status == "failed"
+    assert "invalid name; use lower-case letters" in str(registry.plugins[-1].error)
+    assert len(registry.parts("samplers")) == len(Registry().parts("samplers"))
+
+
+def test_an_empty_name_is_refused(site: Path) -> None:
+    install(site, "odd", SAMPLER.format(cls="Odd", name=""))
+    assert "not a dict with names as keys" in str(Registry(points(site)).plugins[-1].error)
+
+
+def test_a_clash_marks_both_plugins_as_failed(site: Path) -> None:
+    for name in ("one", "two", "three"):
+        install(site, name, SAMPLER.format(cls="Same", name="same"))
+    failed = {plugin.distribution: plugin.error for plugin in Registry(points(site)).plugins if plugin.status == "failed"}
+    assert failed.keys() == {"gpt2demo-one", "gpt2demo-two", "gpt2demo-three"}
+    assert all("samplers 'same': also provided by gpt2demo-" in str(error) for error in failed.values())
+
+
+@pytest.mark.parametrize(
+    ("requires", "status"), [("gpt2demo>=99", "failed"), ("gpt2demo>=0.0.1", "loaded"), ("GPT2Demo<0", "failed")]
+)
+def test_a_plugin_for_another_version_is_not_imported(site: Path, requires: str, status: str) -> None:
+    install(site, "other", SAMPLER.format(cls="Other", name="other"), requires)
+    plugin = Registry(points(site)).plugins[-1]
+    assert plugin.status == status
+    assert ("gpt2demo_other" in sys.modules) == (status == "loaded")
+    if status == "failed":
+        assert str(plugin.error).startswith(f"requires gpt2demo{requires[8:]}, this is ")
+
+
+def test_an_optional_hook_may_be_unknown(site: Path) -> None:
+    hook = "\n@hookimpl(optionalhook=True)\ndef gpt2demo_of_a_later_version(): return {}\n"
+    install(site, "later", SAMPLER.format(cls="Later", name="later") + hook)
+    plugin = Registry(points(site)).plugins[-1]
+    assert (plugin.status, plugin.error) == ("loaded", None)
+
+
+def test_an_unknown_name_shows_the_plugin_of_that_name_first(site: Path) -> None:
+    install(site, "broken", "import nothing_of_that_name")
+    install(site, "wanted", "import another_missing_module")
+    with pytest.raises(PluginError, match=r"^unknown sampler 'wanted': gpt2demo-wanted 1.5 failed: .*another_missing_module"):
+        Registry(points(site)).part("samplers", "wanted")
+
+
+def test_a_refused_part_shows_its_own_cause(site: Path) -> None:
+    install(site, "broken", "import nothing_of_that_name")
+    install(site, "parts", "from gpt2demo import hookimpl\n@hookimpl\ndef gpt2demo_samplers(): return {'mine': dict}")
+    with pytest.raises(PluginError, match=r"^sampler 'mine': gpt2demo-parts 1.5 failed: .*dict is not a subclass"):
+        Registry(points(site)).part("samplers", "mine")
