@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from gpt2demo.interfaces import Sampler, SamplingContext
 
@@ -69,10 +69,10 @@ def run_sampler(
         The new logits (B, V), and their ranking if this sampler sorts. Any other sampler may have changed the logits, also in
         place, so the ranking ends with it.
     """
-    # A subclass may override __call__ and change the result: it is called like any other sampler.
-    if isinstance(sampler, RankingSampler) and type(sampler).__call__ is RankingSampler.__call__:
-        return sampler.ranked(logits, ranking)
-    return sampler(logits, context), None
+    # Not isinstance: a subclass that overrides __call__ may change the result, so it is called like any other sampler.
+    if type(sampler).__call__ is not RankingSampler.__call__:
+        return sampler(logits, context), None
+    return cast(RankingSampler, sampler).ranked(logits, ranking)
 
 
 def largest(values: Tensor, count: Any = None, ranking: Ranking | None = None) -> Ranking:
