@@ -16,9 +16,13 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 def list_runs() -> list[Run]:
     """Return all runs, the most recently active first."""
-    folder = runs_dir()
-    runs = [Run(path) for path in folder.iterdir() if (path / "run.json").is_file()] if folder.is_dir() else []
-    return sorted(runs, key=_last_written, reverse=True)
+    try:
+        paths = [path for path in runs_dir().iterdir() if not path.name.startswith(".")]  # temporary folders may be complete
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{runs_dir()}: cannot be read ({error.strerror})") from None
+    return sorted((run for run in map(Run, paths) if run.exists), key=_last_written, reverse=True)
 
 
 def _last_written(run: Run) -> float:

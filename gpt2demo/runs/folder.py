@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import re
-import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,12 +28,25 @@ import filelock
 import psutil
 
 from gpt2demo.errors import CheckpointError, RunError
-from gpt2demo.storage import read_json, safe_check, write_error, write_json, write_text
+from gpt2demo.storage import (
+    flush,
+    fsync,
+    read_json,
+    remove_all_abandoned,
+    remove_folder,
+    safe_check,
+    temporaries,
+    temporary_folder,
+    write_error,
+    write_json,
+    write_text,
+)
 
 FORMAT = 1
 RUNS_DIR = "GPT2DEMO_RUNS_DIR"
 EXPORTS_DIR = "GPT2DEMO_EXPORTS_DIR"
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+ATTEMPTS = 5  # to take a name that another process wants at the same time
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -124,12 +137,36 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tokenizer = path / "tokenizer"
-        self.data = path / "data"
-        self.checkpoints = path / "checkpoints"
-        self.metrics = path / "metrics.jsonl"
-        self.samples = path / "samples.jsonl"
-        self.stop_file = path / "stop"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer's own files."""
+        return self.path / "tokenizer"
+
+    @property
+    def data(self) -> Path:
+        """Folder of the token ids."""
+        return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """File with a record per step and evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """File with a record per sample."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def stop_file(self) -> Path:
+        """File whose existence requests the end of the training."""
+        return self.path / "stop"
 
     @classmethod
     def of_checkpoint(cls, path: Path) -> Self | None:
@@ -209,7 +246,7 @@ class Run:
         try:
             yield
         except errors:
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_folder(self.path)
             raise
 
     # ------------------------------------------------------------------------------------------ records
@@ -253,31 +290,78 @@ def _record(line: bytes) -> dict[str, Any] | None:
 # ---------------------------------------------------------------------------------------------- new runs
 
 
-def new_run(name: str | None, stem: str) -> Run:
-    """Create the folder of a new run.
+@contextmanager
+def new_run(name: str | None, stem: str) -> Iterator[Run]:
+    """Create a run atomically: it gets its name at the end of the block, when it is complete.
+
+    Leftovers of killed processes are removed.
 
     Args:
         name: the run's name, or None to derive an unused one from `stem`.
         stem: base of a derived name, such as `tales-nano`.
 
+    Yields:
+        The run. Its path is a temporary folder, and the final one after the block. If the block raises, nothing is left.
+
     Raises:
-        RunError: the name is invalid or taken.
+        RunError: the name is invalid or taken, also by a process that is preparing a run.
+        CheckpointError: a file cannot be written.
     """
+    remove_all_abandoned(runs_dir())
     for candidate in [check_name(name)] if name else _numbered(stem):
-        path = runs_dir() / candidate
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise write_error(path, error) from None
-        return Run(path)
-    raise RunError(f"run {name!r} already exists; continue it with `gpt2demo resume {name}` or choose another --run")
+        target = runs_dir() / candidate
+        for _ in range(ATTEMPTS):
+            if obstacle(target):
+                break
+            with temporary_folder(target) as temporary:
+                # Of two processes at the same time, at least the one that creates its folder last sees the other's folder.
+                if not obstacle(target, own=temporary):
+                    yield (run := Run(temporary))
+                    _publish(temporary, target)
+                    run.path = target
+                    return
+            time.sleep(os.urandom(1)[0] / 2560)  # up to 0.1 s
+    raise RunError(obstacle(runs_dir() / str(name)) or f"run {name!r}: other processes want this name too; choose another --run")
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Flush a complete run and rename it to its name."""
+    flush(temporary)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        if reason := obstacle(target, own=temporary):
+            raise RunError(reason) from None
+        raise
+    fsync(target.parent)
+
+
+def obstacle(target: Path, own: Path | None = None) -> str | None:
+    """Return why a run cannot be created in a folder, or None.
+
+    Args:
+        target: the folder.
+        own: a temporary folder of this process to ignore.
+    """
+    for other in temporaries(target.parent):
+        if other.target.name == target.name and other.path != own and not other.abandoned:
+            return f"run {target.name!r} is being prepared by process {other.pid}; wait for it or choose another --run"
+    if Run(target).exists:
+        return f"run {target.name!r} already exists; continue it with `gpt2demo resume {target.name}` or choose another --run"
+    if os.path.lexists(target):
+        return f"{target} already exists and is not a run (it has no run.json); remove it or choose another --run"
+    return None
+
+
+def refuse_taken(name: str | None) -> None:
+    """Raise a RunError if a requested name is invalid or taken; None is a name that is derived later."""
+    if name and (reason := obstacle(runs_dir() / check_name(name))):
+        raise RunError(reason)
 
 
 def new_name(stem: str) -> str:
     """Return an unused name derived from `stem`."""
-    return next(name for name in _numbered(stem) if not (runs_dir() / name).exists())
+    return next(name for name in _numbered(stem) if not obstacle(runs_dir() / name))
 
 
 def _numbered(stem: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.find import find_model, refuse_pickle
-from gpt2demo.runs.folder import Run, State, new_run, now
+from gpt2demo.runs.folder import Run, State, new_run, now, refuse_taken
 from gpt2demo.runs.weights import (
     WEIGHTS,
     load_model,
@@ -91,14 +91,14 @@ def import_model(source: str, *, run: str | None = None, report: Callable[[str],
         TokenizerError: the source has no supported tokenizer.
         CheckpointError: the source's files are damaged, or the disk is full. No run is left behind.
     """
+    refuse_taken(run)
     folder = Path(source).expanduser()
-    if not folder.exists():
+    if not safe_check(folder.exists):
         report(f"downloading {source} from the Hugging Face hub")
         folder = download(source)
     found = read(folder, source)
     report(f"read {found.model.config.n_parameters:,} parameters and the tokenizer {found.tokenizer_name!r}")
-    made = new_run(run, found.name)
-    with made.deleted_on(BaseException):
+    with new_run(run, found.name) as made:
         checkpoint.save_tokenizer(found.tokenizer, found.tokenizer_name, made.tokenizer)
         write_start(made, found.model)
         made.write_state(State.own("finished"))

@@ -20,7 +20,7 @@ import psutil
 
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.runs.find import list_runs
-from gpt2demo.runs.folder import Run, Status, check_name, new_name, process_alive, process_start, runs_dir
+from gpt2demo.runs.folder import Run, Status, new_name, process_alive, process_start, refuse_taken, runs_dir
 from gpt2demo.storage import read_json, write_json
 
 _children: list[subprocess.Popen[bytes]] = []  # referenced, or Python warns about running processes
@@ -108,9 +108,8 @@ def start_training(data: Sequence[Path], *, run: str | None, stem: str, settings
         RunError: another training is running, or the name is invalid or taken.
     """
     with _exclusively():
-        name = check_name(run) if run else new_name(stem)
-        if run and Run(runs_dir() / run).path.exists():
-            raise RunError(f"run {run!r} already exists; choose another name, or resume it")
+        refuse_taken(run)
+        name = run or new_name(stem)
         return _spawn(name, ["train", *map(str, data), "--run", name, *options(settings)])
 
 

@@ -18,14 +18,14 @@ from gpt2demo.data.corpus import Corpus, load_corpus
 from gpt2demo.data.sources import title
 from gpt2demo.data.tokens import load_ids, train_tokenizer, write_splits
 from gpt2demo.data.windows import Windows
-from gpt2demo.engines.hardware import torch_device
 from gpt2demo.errors import DataError, SettingError
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
-from gpt2demo.runs.folder import Run, new_run, now
+from gpt2demo.runs.folder import Run, new_run, now, refuse_taken
 from gpt2demo.runs.importing import Start, find_start, write_start
 from gpt2demo.runs.weights import meta_model, with_weights
+from gpt2demo.training.settings import check_training, configs
 
 DEFAULT_DATASET = "tales"
 FILE_LIMIT = 10_000  # files listed in run.json, which is read on every access to the run
@@ -84,6 +84,7 @@ def prepare_run(
     Raises:
         UserError: a setting, the data or the name is invalid. Nothing is left behind.
     """
+    refuse_taken(run)
     paths = [data] if isinstance(data, str | Path) else data
     base = find_preset(preset)
     start = find_start(init_from) if init_from is not None else None
@@ -146,35 +147,6 @@ def starting_from(start: Start, base: Preset, settings: dict[str, Any]) -> Prese
     return base.model_copy(update={"model": shape, "tokenizer": start.tokenizer_name, "tokenizer_options": {}})
 
 
-def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
-    """Return a preset's configs with some settings changed. `steps` replaces the preset's `epochs`, and vice versa.
-
-    Raises:
-        SettingError: a setting is unknown or has an invalid value.
-    """
-    settings = {name: value for name, value in settings.items() if value is not None}
-    if unknown := settings.keys() - ModelConfig.model_fields.keys() - TrainConfig.model_fields.keys():
-        raise SettingError(f"{sorted(unknown)[0]}: unknown setting")
-    model = base.model.with_changes(**{k: v for k, v in settings.items() if k in ModelConfig.model_fields})
-    train = {k: v for k, v in settings.items() if k in TrainConfig.model_fields}
-    if "steps" in train or "epochs" in train:
-        train = {"steps": None, "epochs": None} | train
-    return model, base.train.with_changes(**train)
-
-
-def check_training(model: ModelConfig, train: TrainConfig) -> None:
-    """Check what the configs cannot check alone.
-
-    Raises:
-        SettingError: more layers are frozen than the model has, or the device is not available.
-        PluginError: the optimizer does not exist.
-    """
-    torch_device(train.device)
-    plugins.registry().part("optimizers", train.optimizer)
-    if train.freeze_layers > model.n_layer:
-        raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; use at most that")
-
-
 # ---------------------------------------------------------------------------------------------- creating
 
 
@@ -188,9 +160,8 @@ def create_run(plan: Plan, name: str | None) -> Run:
     Raises:
         UserError: the text or the name is invalid. Nothing is left behind.
     """
-    corpus = read_corpus(plan)
-    run = new_run(name, plan.stem)
-    with run.deleted_on(BaseException):
+    with new_run(name, plan.stem) as run:
+        corpus = read_corpus(plan)
         tokenizer = plan.start.tokenizer if plan.start else make_tokenizer(plan, corpus.documents)
         model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
         checkpoint.save_tokenizer(tokenizer, plan.tokenizer, run.tokenizer)

@@ -49,7 +49,7 @@ def test_a_signal_during_training_saves_a_checkpoint(text_file: Path, tmp_path: 
 
 def test_a_signal_before_training_leaves_no_run(tmp_path: Path) -> None:
     process = start(tmp_path, "--dataset", "tales:stories=100000", "--run", "large")
-    wait_for((tmp_path / "runs" / "large").exists, process)
+    wait_for(lambda: any((tmp_path / "runs").glob(".tmp-large-*")), process)
     process.send_signal(signal.SIGTERM)
     output, messages = process.communicate(timeout=30)
     assert (process.returncode, output) == (143, "")

@@ -17,8 +17,8 @@ def never(path: Path) -> bool:
 
 
 def make_run(name: str) -> Run:
-    run = new_run(name, "unused")
-    run.write_info({})
+    with new_run(name, "unused") as run:
+        run.write_info({})
     return run
 
 
@@ -66,13 +66,15 @@ def test_the_run_of_a_checkpoint_is_found_also_from_a_relative_path(
 
 
 def test_a_derived_name_is_valid_and_unused() -> None:
-    assert new_run(None, "my text/2024").path == runs_dir() / "my-text-2024"
+    with new_run(None, "my text/2024") as run:
+        assert new_name("my text/2024") == "my-text-2024-2"
+    assert run.path == runs_dir() / "my-text-2024"
     assert new_name("my text/2024") == "my-text-2024-2"
     assert new_name("...") == "run"
 
 
 @pytest.mark.parametrize("name", ["../evil", "con", "x" * 101, "a b", ".hidden", "end."])
 def test_an_invalid_name_is_refused(name: str) -> None:
-    with pytest.raises(RunError, match="use up to 100 letters"):
-        new_run(name, "unused")
+    with pytest.raises(RunError, match="use up to 100 letters"), new_run(name, "unused"):
+        pass
     assert not list_runs()

@@ -9,7 +9,7 @@ import pytest
 from samples import SMALL, train_small
 
 import gpt2demo
-from gpt2demo.errors import DataError, RunError, SettingError
+from gpt2demo.errors import CheckpointError, DataError, RunError, SettingError
 from gpt2demo.events import Started
 from gpt2demo.runs.find import find_run, list_runs
 from gpt2demo.runs.folder import Run
@@ -18,7 +18,7 @@ from gpt2demo.training.loop import Training
 
 
 def run_folders(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "runs").glob("[!.]*"))
+    return list((tmp_path / "runs").glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_an_invalid_setting_is_reported_in_one_line_and_leaves_nothing_behind(
     assert not run_folders(tmp_path)
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt(), SystemExit(130)])
+@pytest.mark.parametrize("error", [CheckpointError("disk"), KeyboardInterrupt(), SystemExit(130)])
 def test_a_failure_while_the_folder_is_written_leaves_nothing_behind(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
