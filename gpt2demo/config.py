@@ -6,6 +6,7 @@ may change when a run is resumed is decided in `gpt2demo.training.prepare`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
@@ -14,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from gpt2demo.errors import SettingError
 
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_OPTION = re.compile(rf"[^,=]*=\s*{_QUOTED.pattern}\s*(?=,|$)|[^,]+", re.DOTALL)
 Model = TypeVar("Model", bound=BaseModel)
 EngineName = Literal["auto", "torch", "onnx"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -106,7 +109,7 @@ class TrainConfig(Config):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule after the warm-up")
     min_learning_rate: float = Field(0.1, ge=0, le=1, description="final learning rate of the cosine, as a fraction of the peak")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up to the peak learning rate")
-    optimizer: str = Field("adamw", description="optimizer name; plugins add more")
+    optimizer: str = Field("adamw", description="optimizer name")
     weight_decay: float = Field(0.1, ge=0, le=10, description="weight decay of matrices; 0 makes AdamW plain Adam")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay rate of Adam's first moment")
     beta2: float = Field(0.99, ge=0, lt=1, description="decay rate of Adam's second moment")
@@ -289,23 +292,50 @@ def preset(name: str) -> Preset:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split `NAME:key=value,key=value` into the name and its options.
+    r"""Split `NAME:key=value,key=value` into the name and its options.
 
     >>> parse_spec("min-p:threshold=0.1")
     ('min-p', {'threshold': '0.1'})
+
+    A value in double quotes may contain commas; inside, `\"` and `\\` are a quote and a backslash.
+
+    >>> parse_spec('name:text="a,b",n=2')
+    ('name', {'text': 'a,b', 'n': '2'})
 
     Raises:
         SettingError: an option has no `=`, or a key is repeated.
     """
     name, _, rest = spec.partition(":")
     options: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
+    for part in _OPTION.findall(rest):
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or not key or key in options:
             raise SettingError(f"{spec!r}: expected NAME:key=value,key=value without repeated keys")
-        options[key] = value.strip()
+        options[key] = _unquoted(value.strip())
     return name.strip(), options
+
+
+def _unquoted(value: str) -> str:
+    """Return a value without its quotes, if it has them."""
+    return re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL) if _QUOTED.fullmatch(value) else value
+
+
+def format_spec(name: str, options: Mapping[str, Any]) -> str:
+    """Return `NAME:key=value,key=value`, the form that `parse_spec` reads; values are quoted where necessary.
+
+    >>> format_spec("top-p", {"p": 0.9})
+    'top-p:p=0.9'
+    """
+    return name + ("" if not options else ":" + ",".join(f"{key}={_quoted(str(value))}" for key, value in options.items()))
+
+
+def _quoted(value: str) -> str:
+    """Return a value in quotes if `parse_spec` would otherwise split or change it."""
+    if not {",", '"'} & set(value) and value == value.strip():
+        return value
+    escaped = re.sub(r'(["\\])', r"\\\1", value)
+    return f'"{escaped}"'
 
 
 def plain_type(annotation: Any) -> tuple[Any, bool]:

@@ -363,14 +363,17 @@ def bench(
         print_list(bench_generate(config, Path(folder), print_message), as_json)
 
 
-@command()
-def install(packages: Annotated[list[str], typer.Argument(help="package names, paths or URLs, as for pip")]) -> None:
-    """Install plugins into this environment with pip."""
+PIP_OPTIONS = {"ignore_unknown_options": True}
+
+
+@command(context_settings=PIP_OPTIONS)
+def install(packages: Annotated[list[str], typer.Argument(help="package names, paths or URLs, and options of pip")]) -> None:
+    """Install plugins into this environment with pip, such as `install -e ./mine`."""
     raise typer.Exit(_pip("install", *packages))
 
 
-@command()
-def uninstall(packages: Annotated[list[str], typer.Argument(help="package names")]) -> None:
+@command(context_settings=PIP_OPTIONS)
+def uninstall(packages: Annotated[list[str], typer.Argument(help="package names, and options of pip")]) -> None:
     """Remove plugins from this environment with pip."""
     raise typer.Exit(_pip("uninstall", "--yes", *packages))
 

@@ -14,6 +14,7 @@ from gpt2demo.cli.printing import results_only
 from gpt2demo.config import limits, plain_type
 from gpt2demo.plugins import installed
 from gpt2demo.sampling import gpt2demo_samplers
+from gpt2demo.training.optimizers import gpt2demo_optimizers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,6 +25,7 @@ ALIASES = {  # the original program's names
     "n_positions": "--max-seq-len",
     "epochs": "--num-epochs",
 }
+BUILT_IN: dict[str, Callable[[], Collection[str]]] = {"samplers": gpt2demo_samplers, "optimizer": gpt2demo_optimizers}
 SINGULAR = {"samplers": "--sampler", "peers": "--peer", "dtypes": "--dtype", "stop_tokens": "--stop-token"}
 
 
@@ -74,18 +76,18 @@ def _range(field: FieldInfo) -> str:
 
 
 def _help(name: str, field: FieldInfo) -> str:
-    """Return a field's description and range; for samplers, the available names instead of a range."""
-    if name == "samplers":
-        return f"{field.description}; {sampler_names()}"
+    """Return a field's description and range; for a part, the available names instead of a range."""
+    if name in BUILT_IN:
+        return f"{field.description}; {available(BUILT_IN[name]())}"
     words = _range(field)
     return f"{field.description} [{words}]" if words else field.description or ""
 
 
-def sampler_names() -> str:
-    """Return the built-in samplers and the entry points of installed plugins, without importing any plugin."""
-    built_in = ", ".join(sorted(gpt2demo_samplers()))
-    plugins = sorted({point.name for point in installed()})
-    return f"built in: {built_in}" + (f"; plugins: {', '.join(plugins)}" if plugins else "")
+def available(built_in: Collection[str]) -> str:
+    """Return the built-in names and the installed plugins. What these provide is known only after importing them."""
+    plugins = sorted({point.dist.name if point.dist else point.name for point in installed()})
+    hint = f"; plugins: {', '.join(plugins)}; `gpt2demo plugins` lists what they provide" if plugins else ""
+    return f"built in: {', '.join(sorted(built_in))}{hint}"
 
 
 class ResultsCommand(typer.core.TyperCommand):

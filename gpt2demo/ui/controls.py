@@ -93,15 +93,6 @@ def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in values.items() if shown(value).strip() != shown(defaults[name])}
 
 
-def spec(name: str, options: Mapping[str, Any]) -> str:
-    """Return `NAME:key=value,key=value`, the form that `config.parse_spec` reads.
-
-    >>> spec("top-p", {"p": 0.9})
-    'top-p:p=0.9'
-    """
-    return name + ("" if not options else ":" + ",".join(f"{key}={value}" for key, value in options.items()))
-
-
 class PartOptions:
     """Options of several plugin parts of one kind, such as tokenizers: a group of controls each, shown for the selected part.
 

@@ -14,10 +14,10 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from gpt2demo import plugins
-from gpt2demo.config import PRESETS, DataConfig, ModelConfig, Preset, TrainConfig
+from gpt2demo.config import PRESETS, DataConfig, ModelConfig, Preset, TrainConfig, format_spec
 from gpt2demo.errors import DataError, Error
 from gpt2demo.training import jobs
-from gpt2demo.ui.controls import QUIET, Controls, PartOptions, Values, changed, controls, read, shown, spec
+from gpt2demo.ui.controls import QUIET, Controls, PartOptions, Values, changed, controls, read, shown
 
 DEFAULT_DATASET, DEFAULT_PRESET = "tales", "nano"
 OWN_TEXT = "my own text"
@@ -119,7 +119,7 @@ class TrainingForm:
 
     def _dataset(self, name: str, values: Values) -> str:
         """Return the selected dataset with its options, validated."""
-        dataset = spec(name, self._dataset_options.changed(name, values))
+        dataset = format_spec(name, self._dataset_options.changed(name, values))
         plugins.create_dataset(dataset)
         return dataset
 

@@ -133,7 +133,9 @@ def test_no_plugins_loads_built_in_parts_only(invoke: Cli, site: Path) -> None:
 
 def test_an_installed_plugin_is_named_in_the_help(cli: Cli, invoke: Cli, tmp_path: Path) -> None:
     site = install(tmp_path / "site", "calm", SAMPLER.format(cls="Calm", name="calm"))
-    assert "calm" in cli("generate", "--help", env={"PYTHONPATH": str(site)}).stdout
+    for command in ("generate", "train"):
+        done = cli(command, "--help", env={"PYTHONPATH": str(site), "COLUMNS": "200"})
+        assert "plugins: gpt2demo-calm; `gpt2demo plugins` lists what they provide" in " ".join(done.stdout.split())
     assert "calm" not in invoke("generate", "--help").stdout
 
 

@@ -15,19 +15,19 @@ import gradio as gr
 from gradio.components import Component
 
 from gpt2demo import plugins
-from gpt2demo.config import DEFAULT_CHAIN, EngineName, GenerateConfig, parse_spec
+from gpt2demo.config import DEFAULT_CHAIN, EngineName, GenerateConfig, format_spec, parse_spec
 from gpt2demo.errors import RunError
 from gpt2demo.generation.generate import Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
-from gpt2demo.ui.controls import QUIET, Controls, Values, controls, read, spec
+from gpt2demo.ui.controls import QUIET, Controls, Values, controls, read
 from gpt2demo.ui.toast import toasting, warn
 
 NOTE = "Base models continue text; they do not follow instructions. Earlier messages are not part of the prompt."
 EXAMPLES = ("Once upon a time, there was a little", "One morning, a small bear named", "Long ago, a curious girl")
 ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 UPDATE_SECONDS = 0.05  # between updates of a growing answer
-NO_SAMPLER = spec("temperature", {"value": 1})  # no effect; an empty chain would select the default one
+NO_SAMPLER = format_spec("temperature", {"value": 1})  # no effect; an empty chain would select the default one
 
 
 class Conversation:
@@ -83,7 +83,7 @@ class SamplerControls:
     def chain(self, values: Values) -> tuple[str, ...]:
         """Return the selected samplers in the form of `GenerateConfig.samplers`."""
         used = (name for name, box in self._use.items() if values[box])
-        return tuple(spec(name, read(self._fields[name], values)) for name in used) or (NO_SAMPLER,)
+        return tuple(format_spec(name, read(self._fields[name], values)) for name in used) or (NO_SAMPLER,)
 
 
 class ChatTab:
