@@ -39,6 +39,11 @@ def test_the_warm_up_takes_at_most_a_fifth_of_the_run() -> None:
     assert rates[5] < 2.0
 
 
+def test_a_fifth_of_the_run_is_rounded_down_to_whole_steps() -> None:
+    rates = [learning_rate(step, 23, COSINE.with_changes(warmup_steps=1000)) for step in range(5)]
+    assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+
+
 def test_a_constant_schedule_keeps_the_peak_rate_after_the_warm_up() -> None:
     constant = COSINE.with_changes(schedule="constant")
     assert [learning_rate(step, 20, constant) for step in (3, 4, 5, 19)] == pytest.approx([1.6, 2.0, 2.0, 2.0])
