@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -24,7 +25,6 @@ import psutil
 from gpt2demo.errors import CheckpointError, Error
 
 JSON_LIMIT = 16 * 2**20
-LINE_LIMIT = 2**20
 TEMPORARY, OLD = ".tmp-", "-old"
 _TEMPORARY_NAME = re.compile(r"\.tmp-(?P<name>.+)-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?", re.DOTALL)
 
@@ -84,18 +84,25 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT) -> bytes:
     return content
 
 
+def read_end(path: Path, size: int = 2**16) -> bytes:
+    """Return the last `size` bytes of a regular file. Raises an OSError like `read_bytes`."""
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size)
+
+
 def read_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
     """Yield the complete lines of a regular file from a byte offset, with their line breaks.
 
     Raises:
-        OSError: the file is missing, not a regular file, or has a line of more than 1 MiB.
+        OSError: the file is missing, not a regular file, or has a line of more than 16 MiB.
     """
     with open_regular(path) as file:
         file.seek(offset)
-        while (line := file.readline(LINE_LIMIT)).endswith(b"\n"):
+        while (line := file.readline(JSON_LIMIT)).endswith(b"\n"):
             yield line
-        if len(line) == LINE_LIMIT:
-            raise OSError(errno.EFBIG, "a line is longer than 1 MiB", str(path))
+        if len(line) == JSON_LIMIT:
+            raise OSError(errno.EFBIG, "a line is longer than 16 MiB", str(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(content: bytes) -> dict[str, Any]:
     """Return an untrusted JSON object. Raise a ValueError if it is not one, or contains NaN or a duplicate key."""
     try:
-        value = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -134,6 +141,12 @@ def _first_line(error: Exception) -> str:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

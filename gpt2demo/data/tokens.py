@@ -8,17 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, TypeAdapter, ValidationError
 
 from gpt2demo import plugins
-from gpt2demo.errors import DataError
+from gpt2demo.config import describe
+from gpt2demo.errors import CheckpointError, DataError
 from gpt2demo.interfaces import HasEncodeArray, Tokenizer
 from gpt2demo.progress import count_characters, task
-from gpt2demo.storage import read_json, write_error, write_json
+from gpt2demo.storage import open_regular, read_error, read_json, write_error, write_json
 
 SPLITS = ("train", "validation")
+Positive = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
 Ids = npt.NDArray[np.unsignedinteger]
 
 
@@ -26,8 +31,8 @@ Ids = npt.NDArray[np.unsignedinteger]
 class Split:
     """Size of a split, in tokens and in UTF-8 bytes of text."""
 
-    tokens: int
-    bytes: int
+    tokens: Positive
+    bytes: Positive
 
 
 def split_documents(documents: Sequence[str], validation_fraction: float) -> tuple[list[str], list[str]]:
@@ -112,15 +117,26 @@ def load_ids(folder: Path, name: str) -> Ids:
     """
     path = folder / f"{name}.npy"
     try:
+        open_regular(path).close()
         ids: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError, SyntaxError, TokenError) as error:
+        raise DataError(str(read_error(path, error))) from None
     if ids.ndim != 1 or ids.dtype not in (np.uint16, np.uint32):
         raise DataError(f"{path}: not a one-dimensional array of uint16 or uint32 ids")
     return ids
 
 
 def load_sizes(folder: Path) -> dict[str, Split]:
-    """Return the sizes that `write_splits` stored."""
-    stored = read_json(folder / "data.json")
-    return {name: Split(**stored[name]) for name in SPLITS}
+    """Return the sizes that `write_splits` stored.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = folder / "data.json"
+    try:
+        stored = read_json(path)
+        return {name: TypeAdapter(Split).validate_python(stored.get(name)) for name in SPLITS}
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
+    except ValidationError as error:
+        raise DataError(f"{path}: is damaged ({describe(error)})") from None

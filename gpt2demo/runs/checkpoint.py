@@ -13,6 +13,7 @@ this module must not import torch, because exported models run without it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ from typing import Any
 from gpt2demo import plugins
 from gpt2demo.errors import CheckpointError, TokenizerError, UserError
 from gpt2demo.interfaces import HasTokenizerJson, Tokenizer
-from gpt2demo.storage import read_json, remove_temporaries, safe_check, sha256, write_error, write_json
+from gpt2demo.storage import open_regular, read_error, read_json, remove_temporaries, safe_check, sha256, write_error, write_json
 
 FORMAT = 1
+TOKENIZER_LIMIT = 2**28  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
     """
     try:
         stored = read_json(folder / "plugin.json")
+        _check_files(folder)
     except CheckpointError as error:
         raise TokenizerError(str(error)) from None
     name = str(stored.get("name"))
@@ -71,6 +74,23 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
         package = f"{stored.get('distribution')} {stored.get('version')}"
         raise TokenizerError(f"{folder}: requires the tokenizer {name!r} from {package}; pip install it ({error})") from None
     return plugins.load_tokenizer(name, folder), name
+
+
+def _check_files(folder: Path) -> None:
+    """Check that a tokenizer can read its files: regular ones of limited size.
+
+    Raises:
+        CheckpointError: a file is something else, such as a named pipe, or too large.
+    """
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            continue
+        try:
+            with open_regular(path) as file:
+                if os.fstat(file.fileno()).st_size > TOKENIZER_LIMIT:
+                    raise CheckpointError(f"{path}: cannot be read (larger than {TOKENIZER_LIMIT // 2**20} MiB)")
+        except OSError as error:
+            raise read_error(path, error) from None
 
 
 def write_tokenizer_json(tokenizer: Tokenizer, n_positions: int, folder: Path) -> bool:
@@ -143,7 +163,7 @@ def verify(path: Path) -> Checkpoint:
     """
     manifest = read_json(path / "manifest.json")
     if (found := manifest.get("format")) != FORMAT:
-        raise CheckpointError(f"{path}: has checkpoint format {found!r}, this program reads {FORMAT}; use a newer gpt2demo")
+        raise CheckpointError(f"{path}: has checkpoint format {repr(found)[:20]}, this program reads {FORMAT}; use a newer gpt2demo")
     listed = manifest.get("files")
     if not isinstance(listed, dict) or "model.safetensors" not in listed:
         raise CheckpointError(f"{path}/manifest.json: has no list of files")
@@ -172,7 +192,7 @@ def _describe(path: Path) -> Checkpoint:
     """Return a checkpoint with step and loss from its trainer.json."""
     progress = read_json(path / "trainer.json")
     step, loss = progress.get("step"), progress.get("validation_loss")
-    if not isinstance(step, int) or not (loss is None or isinstance(loss, float)):
+    if type(step) is not int or not (loss is None or isinstance(loss, float)):
         raise CheckpointError(f"{path}/trainer.json: has no valid step and validation loss")
     return Checkpoint(path, step, loss)
 

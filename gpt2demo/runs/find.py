@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt2demo.errors import RunError
+from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.runs.checkpoint import is_checkpoint
 from gpt2demo.runs.folder import Run, exports_dir, runs_dir
 
@@ -94,11 +94,12 @@ def summary(run: Run) -> dict[str, Any]:
     A run that cannot be read has the reason as its status.
     """
     try:
-        info = run.info()
-    except RunError as error:
-        return {"name": run.name, "status": str(error)}
-    state = run.state()
-    losses = [record["loss"] for record in run.records(run.metrics)[0] if record.get("split") == "validation"]
+        info, state = run.info(), run.read_state()
+        losses = [record["loss"] for record in run.checked_records(run.metrics) if record["split"] == "validation"]
+        for _ in run.checked_records(run.samples):
+            pass
+    except (RunError, CheckpointError) as error:
+        return {"name": run.name, "status": f"damaged: {error}"}
     return {
         "name": run.name,
         "status": state.status,

@@ -18,20 +18,24 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import filelock
 import psutil
+from pydantic import TypeAdapter
 
 from gpt2demo.errors import CheckpointError, RunError
+from gpt2demo.runs.records import KINDS, Count, Info, Number, ProcessId, check, parse_record
 from gpt2demo.storage import (
     flush,
     fsync,
+    read_error,
     read_json,
+    read_lines,
     remove_all_abandoned,
     remove_folder,
     safe_check,
@@ -43,6 +47,7 @@ from gpt2demo.storage import (
 )
 
 FORMAT = 1
+RECORDS_LIMIT = 100_000  # of one call of `Run.records`, for bounded memory
 RUNS_DIR = "GPT2DEMO_RUNS_DIR"
 EXPORTS_DIR = "GPT2DEMO_EXPORTS_DIR"
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
@@ -93,10 +98,10 @@ class State:
     """
 
     status: Status
-    pid: int
-    pid_started: float
-    step: int = 0
-    total_steps: int = 0
+    pid: ProcessId
+    pid_started: Number
+    step: Count = 0
+    total_steps: Count = 0
     error: str | None = None
 
     @classmethod
@@ -184,18 +189,45 @@ class Run:
         """True if the folder holds a run."""
         return safe_check((self.path / "run.json").is_file)
 
+    def request_stop(self) -> None:
+        """Ask the training process to end after its current step.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
+        try:
+            self.stop_file.touch()
+        except OSError as error:
+            raise write_error(self.stop_file, error) from None
+
+    def clear_stop(self) -> None:
+        """Remove an earlier request to stop.
+
+        Raises:
+            CheckpointError: it cannot be removed.
+        """
+        try:
+            self.stop_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.stop_file}: could not be removed ({error.strerror})") from None
+
     def info(self) -> dict[str, Any]:
         """Read run.json.
 
         Raises:
             RunError: the file is damaged or has an unsupported format.
         """
+        file = self.path / "run.json"
         try:
-            info = read_json(self.path / "run.json")
+            info = read_json(file)
+            if (found := info.get("format")) != FORMAT:
+                reason = f"has run format {repr(found)[:20]}, this program reads {FORMAT}; use a newer gpt2demo"
+                raise RunError(f"{self.path}: {reason}")
+            check(TypeAdapter(Info), info)
         except CheckpointError as error:
             raise RunError(str(error)) from None
-        if (found := info.get("format")) != FORMAT:
-            raise RunError(f"{self.path}: has run format {found!r}, this program reads {FORMAT}; use a newer gpt2demo")
+        except ValueError as error:
+            raise RunError(f"{file}: is damaged ({error})") from None
         return info
 
     def write_info(self, info: dict[str, Any]) -> None:
@@ -204,19 +236,30 @@ class Run:
 
     @property
     def has_state(self) -> bool:
-        """True if a training has started here, even if it failed."""
-        return safe_check((self.path / "state.json").is_file)
+        """True if a training has started here, even if it failed or its state is damaged."""
+        return os.path.lexists(self.path / "state.json") or os.path.lexists(self.metrics)
+
+    def read_state(self) -> State:
+        """Read state.json; report `interrupted` for a running state whose process is gone, and without the file.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        file = self.path / "state.json"
+        if not os.path.lexists(file):
+            return State("interrupted", 0, 0.0)
+        try:
+            state = check(TypeAdapter(State), read_json(file))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: is damaged ({error})") from None
+        return replace(state, status="interrupted") if state.status == "running" and not state.alive else state
 
     def state(self) -> State:
-        """Read state.json; report `interrupted` for a running state whose process is gone."""
+        """Read state.json like `read_state`; report `failed` with the reason if the file is damaged."""
         try:
-            stored = read_json(self.path / "state.json")
-            state = State(**{key: stored[key] for key in State.__dataclass_fields__})
-        except (CheckpointError, KeyError, TypeError):
-            return State("interrupted", 0, 0.0)
-        if state.status == "running" and not state.alive:
-            return State("interrupted", state.pid, state.pid_started, state.step, state.total_steps, state.error)
-        return state
+            return self.read_state()
+        except CheckpointError as error:
+            return State("failed", 0, 0.0, error=str(error))
 
     def write_state(self, state: State) -> None:
         """Replace state.json."""
@@ -235,6 +278,8 @@ class Run:
         except filelock.Timeout:
             owner = self.state()
             raise RunError(f"run {self.name!r}: process {owner.pid} is training it; wait for it or stop it first") from None
+        except (OSError, NotImplementedError) as error:  # read-only, full, or without locks
+            raise write_error(self.path / ".lock", error) from None
         try:
             yield
         finally:
@@ -260,31 +305,47 @@ class Run:
             raise write_error(path, error) from None
 
     def records(self, path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Read the complete lines of a .jsonl file from a byte offset; return them and the offset after them."""
+        """Read complete lines of a .jsonl file from a byte offset; return the records and the offset after them.
+
+        Damaged lines are skipped. A call reads a bounded number of lines; call it again for the rest of a long file.
+        """
+        found = []
+        with suppress(OSError):
+            for line in itertools.islice(read_lines(path, offset), RECORDS_LIMIT):
+                offset += len(line)
+                with suppress(ValueError):
+                    found.append(parse_record(line, KINDS[path.name]))
+        return found, offset
+
+    def checked_records(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield all records of a .jsonl file; none if the file is missing.
+
+        Raises:
+            CheckpointError: the file or a line is damaged.
+        """
+        number = 0
         try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                raw = file.read()
-        except OSError:
-            return [], offset
-        whole = raw[: raw.rfind(b"\n") + 1]
-        return [record for line in whole.splitlines() if (record := _record(line))], offset + len(whole)
+            for number, line in enumerate(read_lines(path), 1):  # noqa: B007  # used in the message
+                yield parse_record(line, KINDS[path.name])
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise read_error(path, error) from None
+        except ValueError as error:
+            raise CheckpointError(f"{path}: line {number} is damaged ({error})") from None
 
     def drop_records_after(self, step: int) -> None:
-        """Remove the records of later steps, which a resumed run repeats."""
+        """Remove damaged records and those of later steps, which a resumed run repeats."""
         for path in (self.metrics, self.samples):
-            if path.exists():
-                kept = [record for record in self.records(path)[0] if record.get("step", 0) <= step]
-                write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+            if os.path.lexists(path):
+                write_text(path, "".join(self._lines_until(path, step)))
 
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """Parse a line of a .jsonl file; return None for a line that a crash left incomplete."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    def _lines_until(self, path: Path, step: int) -> Iterator[str]:
+        with suppress(OSError):  # a file that cannot be read is replaced
+            for line in read_lines(path):
+                with suppress(ValueError):
+                    if parse_record(line, KINDS[path.name])["step"] <= step:
+                        yield line.decode("utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- new runs

@@ -248,8 +248,16 @@ def open_tensors(file: Path) -> Iterator[Any]:
 
 
 def load_trainer(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the trainer's progress and the optimizer's `state_dict()` of a checkpoint."""
+    """Return the trainer's progress and the optimizer's `state_dict()` of a checkpoint.
+
+    Raises:
+        CheckpointError: the files are damaged.
+    """
     progress = read_json(path / "trainer.json")
     with open_tensors(path / "trainer.safetensors") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    return progress, restore_state(tensors, progress.pop("optimizer"))
+    try:
+        return progress, restore_state(tensors, progress.pop("optimizer"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise CheckpointError(f"{path / 'trainer.json'}: has no valid optimizer state ({reason})") from None

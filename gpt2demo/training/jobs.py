@@ -17,11 +17,13 @@ from typing import Any
 
 import filelock
 import psutil
+from pydantic import TypeAdapter
 
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.runs.find import list_runs
-from gpt2demo.runs.folder import Run, Status, new_name, process_alive, process_start, refuse_taken, runs_dir
-from gpt2demo.storage import read_json, write_json
+from gpt2demo.runs.folder import Run, Status, check_name, new_name, process_alive, process_start, refuse_taken, runs_dir
+from gpt2demo.runs.records import Number, ProcessId, check
+from gpt2demo.storage import read_end, read_json, write_json
 
 _children: list[subprocess.Popen[bytes]] = []  # referenced, or Python warns about running processes
 
@@ -36,8 +38,8 @@ class Job:
     """
 
     run: str
-    pid: int
-    pid_started: float
+    pid: ProcessId
+    pid_started: Number
 
     @property
     def log(self) -> Path:
@@ -59,9 +61,12 @@ class Job:
 
     def error(self) -> str | None:
         """Return the last error that a failed job printed, in one line, or None if it has not failed."""
-        if self.status() != "failed" or not self.log.is_file():
+        if self.status() != "failed":
             return None
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = read_end(self.log).decode("utf-8", errors="replace").splitlines()
+        except OSError:
+            return None
         marked = [line.partition("error: ")[2] for line in lines if line.startswith("gpt2demo: error: ")]
         return (marked or lines or ["the process printed nothing"])[-1]
 
@@ -72,7 +77,7 @@ class Job:
             with suppress(psutil.Error):
                 psutil.Process(self.pid).terminate()
         elif run.exists:
-            run.stop_file.touch()
+            run.request_stop()
 
     def wait(self, seconds: float) -> None:
         """Wait for the process of a completed training to exit."""
@@ -89,10 +94,11 @@ def jobs_dir() -> Path:
 def last() -> Job | None:
     """Return the job that was started last, running or not, or None."""
     try:
-        stored = read_json(jobs_dir() / "job.json")
-        return Job(**stored)
-    except (CheckpointError, TypeError):
+        job = check(TypeAdapter(Job), read_json(jobs_dir() / "job.json"))
+        check_name(job.run)
+    except (CheckpointError, RunError, ValueError):
         return None
+    return job
 
 
 def start_training(data: Sequence[Path], *, run: str | None, stem: str, settings: dict[str, Any]) -> Job:

@@ -12,9 +12,11 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,13 +26,12 @@ from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.data.windows import Windows
 from gpt2demo.engines.hardware import keep_freed_memory, out_of_memory, torch_device, training_dtype
 from gpt2demo.engines.torch import TorchEngine
-from gpt2demo.errors import RunError, TrainingError
+from gpt2demo.errors import CheckpointError, DataError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
 from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.runs.folder import Run, State, Status, now
-from gpt2demo.storage import remove_temporaries
 from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
 from gpt2demo.training.optimizers import freeze
 from gpt2demo.training.schedule import learning_rate, total_steps
@@ -47,7 +48,7 @@ class Training:
         info: the content of its run.json.
 
     Raises:
-        RunError: the run has no steps left.
+        RunError: tokenizer, model and checkpoint do not fit together.
         CheckpointError: the run has checkpoints, but all are damaged.
     """
 
@@ -61,6 +62,9 @@ class Training:
         self.device = torch_device(self.config.device)
         self.dtype = training_dtype(self.config.dtype, self.device)
         self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
+        if self.tokenizer.vocab_size > self.model_config.vocab_size:
+            sizes = f"{self.tokenizer.vocab_size} ids, the model {self.model_config.vocab_size}"
+            raise RunError(f"{run.path}: the tokenizer has {sizes}; they do not belong together")
         self.sizes = load_sizes(run.data)
         self.train_windows, self.validation_windows = self._windows("train"), self._windows("validation")
         self.total_steps = total_steps(self.config, self.train_windows.per_epoch)
@@ -74,8 +78,11 @@ class Training:
         self._restore()
         self._forward = self._compiled()
         self._pace = 0.0  # seconds per step, exponential moving average
-        if 0 < self.total_steps <= self.step:
-            raise RunError(f"run {run.name!r}: has done all its {self.step} steps; pass a larger --steps to continue")
+
+    @property
+    def complete(self) -> bool:
+        """True if no steps are left."""
+        return self.step >= self.total_steps
 
     def _windows(self, split: str) -> Windows:
         return Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
@@ -87,28 +94,39 @@ class Training:
 
     def _restore(self) -> None:
         """Load the newest checkpoint if there is one, and drop the records of later steps."""
-        remove_temporaries(self.run.path)
         checkpoint.clean(self.run.checkpoints)
         if not any(self.run.checkpoints.glob("step-*")):
             self.run.drop_records_after(-1)
             return
         saved = checkpoint.newest(self.run.checkpoints)
-        self.model.load_state_dict(weights.load_model(saved.path).state_dict())
+        loaded = weights.load_model(saved.path)
+        self._check_shape(loaded.config, saved.path)
+        self.model.load_state_dict(loaded.state_dict())
         self.step = self._saved_step = saved.step
         if saved.step == 0:  # initial weights, without optimizer state
             self.run.drop_records_after(-1)
             return
         progress, state = weights.load_trainer(saved.path)
-        self.optimizer.load_state_dict(state)
+        try:
+            self.optimizer.load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{saved.path}/trainer.json: does not fit the optimizer ({reason})") from None
         self.validation_loss = saved.validation_loss
         self._warn_of_changes(progress)
         self.run.drop_records_after(self.step)
+
+    def _check_shape(self, saved: ModelConfig, path: Path) -> None:
+        """Check that run.json and a checkpoint describe the same model."""
+        for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer"):
+            if (found := getattr(saved, name)) != (expected := getattr(self.model_config, name)):
+                raise RunError(f"{self.run.path}/run.json: has {name}={expected}, but the weights in {path} have {found}")
 
     def _warn_of_changes(self, progress: dict[str, Any]) -> None:
         """Warn about differences to the environment of the checkpoint, which prevent a bit-exact continuation."""
         for name, value in self._environment().items():
             if (before := progress.get(name)) != value:
-                warnings.warn(f"{name} was {before}, is {value}: the run continues, but not bit for bit", stacklevel=2)
+                warnings.warn(f"{name} was {str(before)[:40]}, is {value}: the run continues, but not bit for bit", stacklevel=2)
 
     def _environment(self) -> dict[str, Any]:
         """Return what a bit-exact continuation depends on besides the files."""
@@ -211,21 +229,42 @@ class Training:
             loss = sum(self._backward(number) for number in range(self.config.grad_accumulation))
         grad_norm = self._clip()
         self._check_finite(loss, grad_norm, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._update()
         self.step += 1
         self.validation_loss = None
         return self._timed(loss, rate, grad_norm, time.perf_counter() - started)
+
+    def _update(self) -> None:
+        """Let the optimizer update the weights.
+
+        Raises:
+            TrainingError: the optimizer failed: its state does not fit the weights, or a plugin has an error.
+        """
+        try:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            if out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise TrainingError(f"step {self.step + 1}: the optimizer {self.config.optimizer!r} failed ({reason})") from error
 
     def _backward(self, number: int) -> float:
         """Add the gradients of a batch of the current step; return its share of the mean loss."""
         count = self.config.batch_size
         first = (self.step * self.config.grad_accumulation + number) * count
-        windows = torch.from_numpy(self.train_windows.batch(first, count)).to(self.device)  # (B, T + 1)
+        windows = self._on_device(self.train_windows.batch(first, count))  # (B, T + 1)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss = token_losses(self._forward, windows).mean() / self.config.grad_accumulation
         loss.backward()  # type: ignore[no-untyped-call]  # not annotated in torch
         return float(loss.detach())
+
+    def _on_device(self, ids: npt.NDArray[np.int64]) -> Tensor:
+        """Return ids as a tensor, after checking that the model has them: an invalid one can crash a GPU."""
+        if (highest := int(ids.max())) >= self.model_config.vocab_size:
+            size = self.model_config.vocab_size
+            raise DataError(f"{self.run.data}: the text has the id {highest}, but the vocabulary has {size}; train again")
+        return torch.from_numpy(ids).to(self.device)
 
     def _clip(self) -> float:
         """Clip the gradients' norm; return the norm before clipping."""
@@ -263,7 +302,7 @@ class Training:
         return Evaluation(self.step, train, validation, perplexity(validation), bits)
 
     def _mean_loss(self, windows: Windows) -> float:
-        chosen = torch.from_numpy(windows.evenly_spaced(self.config.eval_batches * self.config.batch_size)).to(self.device)
+        chosen = self._on_device(windows.evenly_spaced(self.config.eval_batches * self.config.batch_size))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             losses = [token_losses(self.model, batch) for batch in torch.split(chosen, self.config.batch_size)]
         return float(torch.cat(losses).double().mean())

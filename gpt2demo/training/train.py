@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpt2demo.config import TrainConfig
-from gpt2demo.errors import CheckpointError, RunError, message
+from gpt2demo.config import ModelConfig, TrainConfig, validate
+from gpt2demo.errors import CheckpointError, RunError, SettingError, message
 from gpt2demo.runs.find import find_run
 from gpt2demo.runs.folder import INTERRUPTS, Run, State, Status
+from gpt2demo.storage import remove_temporaries
 from gpt2demo.training.events import Event, StopRequest
 from gpt2demo.training.loop import Training
 from gpt2demo.training.prepare import prepare_run
@@ -88,13 +89,18 @@ def train_run(run: Run, stop: StopRequest = lambda: None, **length: float | None
         length: a new length of the whole run, `steps` and `epochs`.
     """
     with run.lock():
-        run.stop_file.unlink(missing_ok=True)
+        remove_temporaries(run.path)  # of a process that was killed
+        run.clear_stop()
         info = run.info()
         if info.get("imported"):
             hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
             raise RunError(f"run {run.name!r}: was imported and has no training to continue; {hint}")
+        _check_settings(run, info)
         info["train"] = TrainConfig.create(**{**info["train"], **length}).model_dump()
         training = _set_up(run, info)
+        if training.complete:
+            run.write_state(training.state("finished"))  # the process may have been killed before it wrote this
+            raise RunError(f"run {run.name!r}: has done all its {training.step} steps; pass a larger --steps to continue")
         if length:
             run.write_info(info)
         run.write_state(training.state("running"))
@@ -109,6 +115,21 @@ def train_run(run: Run, stop: StopRequest = lambda: None, **length: float | None
             with suppress(CheckpointError):  # full disk: `Run.state` corrects the status once this process ends
                 run.write_state(training.state(*_end(error)))
             raise
+
+
+def _check_settings(run: Run, info: dict[str, Any]) -> None:
+    """Check the settings in run.json.
+
+    Raises:
+        RunError: they are missing or invalid.
+    """
+    for key, config in (("model", ModelConfig), ("train", TrainConfig)):
+        if info.get(key) is None:
+            raise RunError(f"{run.path / 'run.json'}: is damaged ({key} is missing)")
+        try:
+            validate(config, info[key])
+        except SettingError as error:
+            raise RunError(f"{run.path / 'run.json'}: is damaged ({key}: {error})") from None
 
 
 def _set_up(run: Run, info: dict[str, Any]) -> Training:

@@ -6,16 +6,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from gpt2demo.config import TrainConfig
+from gpt2demo.config import ModelConfig, TrainConfig
+from gpt2demo.data.tokens import load_ids
+from gpt2demo.data.windows import Windows
 from gpt2demo.errors import TrainingError
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run
-from gpt2demo.storage import sha256
+from gpt2demo.storage import sha256, temporary_folder
 from gpt2demo.training.events import Step
+from gpt2demo.training.schedule import total_steps
 from gpt2demo.training.train import train_run
 
 STEPS = 12
@@ -33,7 +35,7 @@ class Outcome:
 def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) -> None:
     """Train two copies of a prepared run for a few steps, one of them interrupted and resumed, and compare them.
 
-    The seed determines the step of the interruption. The run itself is not changed.
+    The seed determines the step of the interruption. The run itself is not changed. The copies of a shorter run have more steps.
 
     Args:
         run: prepared, not trained yet.
@@ -43,12 +45,16 @@ def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) ->
     Raises:
         TrainingError: the copies differ; the message names the first difference.
     """
-    seed = TrainConfig.create(**run.info()["train"]).seed
+    info = run.info()
+    config, model = TrainConfig.create(**info["train"]), ModelConfig.create(**info["model"])
+    seed = config.seed
+    windows = Windows(load_ids(run.data, "train"), model.n_positions, seed)
+    length = {"steps": steps} if total_steps(config, windows.per_epoch) < steps else {}
     cut = int(np.random.default_rng(seed).integers(1, steps))
     different = f"resume is not exact: interrupted after step {cut}"
-    with TemporaryDirectory(prefix=".tmp-verify-", dir=run.path.parent) as folder:
-        uninterrupted = _train_copy(run, Path(folder) / "uninterrupted", [steps])
-        resumed = _train_copy(run, Path(folder) / "resumed", [cut, steps])
+    with temporary_folder(run.path) as folder:
+        uninterrupted = _train_copy(run, folder / "uninterrupted", [steps], length)
+        resumed = _train_copy(run, folder / "resumed", [cut, steps], length)
     for left, right in zip(uninterrupted.losses, resumed.losses, strict=False):
         if left != right:
             raise TrainingError(f"{different}, step {left[0]} differs: {left[1:]} and {right[1:]}")
@@ -57,13 +63,14 @@ def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) ->
     report(f"resume is exact: interrupted after step {cut} of {steps}, losses, weights and optimizer state are identical")
 
 
-def _train_copy(run: Run, folder: Path, stops: list[int]) -> Outcome:
+def _train_copy(run: Run, folder: Path, stops: list[int], length: dict[str, int]) -> Outcome:
     """Train a copy of a run up to each of the steps, every time from the files on disk."""
     copy = Run(Path(shutil.copytree(run.path, folder)))
     losses = []
     for last in stops:
         done = 0
-        for event in train_run(copy, lambda: "stopped" if done >= last else None):  # noqa: B023  # called only in this iteration
+        # Ruff's B023 does not apply: the function is called only in this iteration.
+        for event in train_run(copy, lambda: "stopped" if done >= last else None, **length):  # noqa: B023
             if isinstance(event, Step):
                 done = event.step
                 losses.append((event.step, event.loss, event.grad_norm))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from typer.testing import CliRunner
 from gpt2demo.cli.commands import app
 from gpt2demo.errors import TrainingError
 from gpt2demo.runs import checkpoint
-from gpt2demo.runs.folder import Run
+from gpt2demo.runs.find import list_runs
+from gpt2demo.runs.folder import Run, new_run
 from gpt2demo.training import check_resume, prepare_run, verify_resume
 from gpt2demo.training.loop import Training
 
@@ -84,3 +87,39 @@ def test_the_command_deletes_the_run_if_the_check_is_interrupted(
     result = CliRunner().invoke(app, ["train", str(text_file), "--run", "a", "--verify-resume", *words])
     assert result.exit_code
     assert (tmp_path / "runs" / "a").exists() == kept
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_a_run_with_fewer_steps_than_the_check_is_checked(text_file: Path, steps: int) -> None:
+    run = prepare_run(text_file, run="a", **{**SMALL, "steps": steps, "threads": 1})
+    lines: list[str] = []
+    check_resume(run, lines.append)
+    assert lines[0].startswith("resume is exact")
+    assert not run.has_state
+    assert [path.name for path in run.path.parent.iterdir()] == ["a"]
+
+
+def test_an_interruption_of_the_check_removes_the_copies(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(training: Training) -> None:
+        assert len(list(prepared.path.parent.iterdir())) == 2
+        assert [run.name for run in list_runs()] == ["a"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "_restore", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        check_resume(prepared, lambda line: None)
+    assert [path.name for path in prepared.path.parent.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs fork")
+def test_the_copies_of_a_killed_check_are_removed_by_the_next_training(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(verify_resume, "train_run", lambda *args, **length: os.kill(os.getpid(), signal.SIGKILL))
+        if not (pid := os.fork()):
+            check_resume(prepared, lambda line: None)
+        os.waitpid(pid, 0)
+    assert len(list(prepared.path.parent.iterdir())) == 2
+    assert [run.name for run in list_runs()] == ["a"]
+    with new_run("b", "unused") as run:
+        run.write_info({})
+    assert sorted(path.name for path in prepared.path.parent.iterdir()) == ["a", "b"]
