@@ -1,10 +1,12 @@
 """GPT-2: ids in, logits out, with an optional key/value cache. No optimizer, no sampling, no weight files.
 
-The model of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019): the decoder of "Attention is all you
-need" (Vaswani et al. 2017) with layer norms at the inputs of the sub-blocks (section 2.3), learned positions, the tanh form of
-GELU, and a head that shares its weights with the token embedding. Parameters have the names of OpenAI's released code (`wte`,
-`c_attn`, `ln_f`), so weights map one to one. Matrices are (out, in) as in `nn.Linear`; OpenAI stores them (in, out), and
-`runs/weights.py` transposes them.
+The model of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.3: the decoder of Vaswani et
+al., "Attention Is All You Need" (2017), with layer norms at the inputs of the sub-blocks, learned position embeddings, the tanh
+form of GELU, and an output head that shares its weights with the token embedding.
+
+Parameter names follow OpenAI's released code, so weights map one to one: `wte` and `wpe` are the token and position embeddings,
+`h` the layers, `c_attn` the query, key and value projections, `c_fc` and `c_proj` further projections, `ln_*` layer norms.
+Matrices are (out, in) as in `nn.Linear`; OpenAI stores them (in, out), and `runs/weights.py` transposes them.
 
 Legend for shapes: B = batch, T = new positions, S = all positions (cached and new), C = width (n_embd), H = heads,
 D = width of a head (C / H), V = vocabulary.
@@ -24,17 +26,17 @@ from gpt2demo.layers import Dropout, Linear, linear
 
 
 class Cache(Protocol):
-    """Keys and values of the positions read so far, for every layer; `engines/cache.py` has one."""
+    """Keys and values of the positions read so far, for every layer; `engines/cache.py` implements it."""
 
     length: int
-    """Positions read before this forward pass."""
+    """Number of positions read before this forward pass."""
 
     def update(self, layer: int, keys_values: Tensor) -> Tensor:
         """Append one layer's keys and values, (2, B, H, T, D); return all of them, (2, B, H, S, D)."""
         ...
 
     def advance(self, count: int) -> None:
-        """Count `count` new positions; called once at the end of a forward pass."""
+        """Advance `length` by `count`; called once, at the end of a forward pass."""
         ...
 
 
@@ -51,23 +53,24 @@ class Attention(nn.Module):
         self.resid_dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Attend to all earlier positions: (B, T, C) -> (B, T, C). `mask` as in `attention_weights`."""
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         query, keys_values = qkv[0], qkv[1:]
-        key, value = keys_values if cache is None else cache.update(self.layer, keys_values)  # (B, H, S, D)
+        key, value = keys_values if cache is None else cache.update(self.layer, keys_values)  # (B, H, S, D) each
         y = attend(query, key, value, mask, self.attn_dropout if self.training else 0.0)  # (B, H, T, D)
         out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
         return out
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compute softmax(q kᵀ / √D + mask), how much each position attends to each other one.
+    """Compute softmax(q kᵀ / √D + mask): how much each new position attends to each position.
 
     Args:
         query: (B, H, T, D).
         key: (B, H, S, D).
-        mask: (T, S) or (B, 1, T, S), 0 where a position may attend and -inf where not; causal when left out.
+        mask: (T, S) or (B, 1, T, S), 0 where a position may attend and -inf where not; causal if omitted.
 
     Returns:
         (B, H, T, S); each row sums to 1.
@@ -75,7 +78,8 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     T, S = query.shape[2], key.shape[2]
     if mask is None:
         mask = causal_mask(T, S - T, query.device)
-    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (B, H, T, S)
+    scale = 1 / math.sqrt(query.shape[-1])
+    scores = (query * scale) @ key.transpose(-2, -1)  # (B, H, T, S); scaling q takes fewer products than scaling the scores
     return torch.softmax(scores + mask, dim=-1)
 
 
@@ -85,20 +89,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     Args:
         query: (B, H, T, D).
         key, value: (B, H, S, D).
-        mask: as in `attention_weights`; when left out, T is 1 or S.
+        mask: as in `attention_weights`; if omitted, T must be 1 or S.
         dropout: probability of dropping an attention weight.
 
     Returns:
         (B, H, T, D).
     """
     if torch.is_grad_enabled() and query.device.type == "cpu":
-        # Plain operators train faster on a CPU than the fused kernel, whose backward pass is slow in bf16 (by a third).
+        # On a CPU, plain operators train a third faster in bf16: the fused kernel's backward pass is slow.
         return F.dropout(attention_weights(query, key, mask), dropout) @ value
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=mask is None and query.shape[2] > 1)
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, four times as wide inside."""
+    """Two linear layers with a GELU between them and a hidden width of 4 C."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,14 +111,14 @@ class MLP(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Transform each position alone: (B, T, C) -> (B, T, C)."""
         x = F.gelu(self.c_fc(x), approximate="tanh")  # GPT-2 uses the tanh form; the exact one differs by up to 5e-4
         out: Tensor = self.dropout(self.c_proj(x))
         return out
 
 
 class Block(nn.Module):
-    """One layer: attention, then MLP, each on a normalised input and added to the residual stream."""
+    """One layer: attention, then MLP. Each reads the normalized residual stream and adds its output to it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -124,35 +128,36 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Return the residual stream after this layer: (B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x), mask, cache)
         x = x + self.mlp(self.ln_2(x))
         return x
 
 
 class GPT2(nn.Module):
-    """The whole model.
+    """The model: embeddings, layers, and the output head. Initial weights are drawn from torch's global generator.
 
     Args:
-        config: its shape. Weights are drawn from torch's global generator, as in OpenAI's code.
+        config: its shape.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the output head
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
-        self._initialise()
+        self._init_weights()
 
     @torch.no_grad()
-    def _initialise(self) -> None:
-        """Draw weights from Normal(0, initializer_range), positions from half of it; set biases to 0.
+    def _init_weights(self) -> None:
+        """Draw matrices from a normal distribution with standard deviation `initializer_range`, and set biases to 0.
 
-        Projections into the residual stream are scaled by 1/√N, where N counts the two additions of each layer (section 2.3).
-        The paper's 0.02 suits widths of 768 and more; a narrow model learns faster from a larger value.
+        Position embeddings have half of it, as in OpenAI's code. Projections into the residual stream are scaled by 1/√N, where N
+        counts the two additions of each layer (Radford et al. 2019, section 2.3). OpenAI's 0.02 suits widths of 768 and more; a
+        narrow model learns faster from a larger value. Layer norms keep PyTorch's initial weights, 1 and 0.
         """
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
@@ -174,20 +179,20 @@ class GPT2(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Compute the logits of the next token.
+        """Compute the logits of the token after each new position.
 
         Args:
             ids: (B, T) int64, new tokens after those in the cache.
             cache: keys and values of earlier tokens; grows by T.
             last_only: compute the logits of the last position only, which is much cheaper when T is large.
-            positions: (B, T) or (T,) int64; when left out, they follow those in the cache.
-            mask: (B, 1, T, S) of 0 and -inf; causal when left out.
+            positions: (B, T) or (T,) int64; if omitted, they follow those in the cache.
+            mask: (B, 1, T, S) of 0 and -inf; causal if omitted.
 
         Returns:
             (B, T, V), or (B, 1, V) with `last_only`.
 
         Raises:
-            ValueError: there are more positions than the model has.
+            ValueError: `positions` is omitted, and cached and new positions together exceed `n_positions`.
         """
         T = ids.shape[1]
         past = cache.length if cache is not None else 0
@@ -195,7 +200,7 @@ class GPT2(nn.Module):
             if past + T > self.config.n_positions:
                 raise ValueError(f"{past + T} positions are more than n_positions={self.config.n_positions}")
             positions = torch.arange(past, past + T, device=ids.device)
-        if mask is None and past and T > 1:
+        if mask is None and past and T > 1:  # `attend` is causal by itself only if T is 1 or S
             mask = causal_mask(T, past, ids.device).to(self.wte.weight.dtype)
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C), the residual stream
         for block in self.h:
@@ -203,9 +208,9 @@ class GPT2(nn.Module):
         if cache is not None:
             cache.advance(T)
         x = self.ln_f(x[:, -1:] if last_only else x)
-        return linear(x, self.wte.weight)  # (B, T, V)
+        return linear(x, self.wte.weight)  # (B, T, V), or (B, 1, V) with last_only
 
 
 def causal_mask(count: int, past: int, device: torch.device) -> Tensor:
     """Return (count, past + count) float32 of 0 and -inf: new position i attends to everything up to past + i."""
-    return torch.full((count, past + count), float("-inf"), device=device).triu(past + 1)
+    return torch.full((count, past + count), float("-inf"), device=device).triu(past + 1)  # 0 below the diagonal

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt2demo.layers import ELEMENTS_PER_THREAD, Dropout, Linear, linear
+from gpt2demo.layers import MIN_ELEMENTS_PER_THREAD, Dropout, Linear, linear
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -22,7 +22,7 @@ def threads(request: pytest.FixtureRequest):
 def test_a_product_cut_into_parts_is_the_whole_product(threads: int, over: int, bias: bool) -> None:
     """For a single position, with any number of rows. Sums are rounded in another order."""
     columns = 600
-    rows = -(-3 * ELEMENTS_PER_THREAD // columns) + over  # enough for three threads
+    rows = -(-3 * MIN_ELEMENTS_PER_THREAD // columns) + over  # enough for three threads
     layer = Linear(columns, rows, bias=bias)
     x = torch.randn(1, 1, columns)
     with torch.no_grad():
@@ -32,14 +32,14 @@ def test_a_product_cut_into_parts_is_the_whole_product(threads: int, over: int, 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2), (2, 1)])
 def test_several_positions_are_computed_by_pytorch(threads: int, shape: tuple[int, int]) -> None:
-    weight = torch.randn(3 * ELEMENTS_PER_THREAD // 600 + 1, 600)
+    weight = torch.randn(3 * MIN_ELEMENTS_PER_THREAD // 600 + 1, 600)
     x = torch.randn(*shape, 600)
     with torch.no_grad():
         assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
 def test_gradients_flow_for_a_single_position(threads: int) -> None:
-    layer = Linear(600, 3 * ELEMENTS_PER_THREAD // 600 + 1)
+    layer = Linear(600, 3 * MIN_ELEMENTS_PER_THREAD // 600 + 1)
     x = torch.randn(1, 1, 600, requires_grad=True)
     layer(x).sum().backward()
     torch.testing.assert_close(x.grad[0, 0], layer.weight.sum(0), atol=1e-5, rtol=1e-5)
@@ -56,7 +56,7 @@ def test_a_quantised_weight_is_left_to_its_own_operators(threads: int) -> None:
                 raise NotImplementedError(function)
             return super().__torch_function__(function, types, args, kwargs or {})
 
-    layer = Linear(600, 3 * ELEMENTS_PER_THREAD // 600 + 1)
+    layer = Linear(600, 3 * MIN_ELEMENTS_PER_THREAD // 600 + 1)
     x = torch.randn(1, 1, 600)
     with torch.no_grad():
         expected = F.linear(x, layer.weight, layer.bias)
@@ -76,10 +76,18 @@ def test_dropout_equals_pytorchs(p: float, training: bool) -> None:
 
 @pytest.mark.parametrize(("matrices", "cut"), [(1, False), (2, True), (3, True)])
 def test_only_matrices_that_are_large_enough_are_cut(matrices: int, cut: bool, threads: int, monkeypatch) -> None:
-    """One part for each thread, and at least `ELEMENTS_PER_THREAD` elements in each."""
+    """One part for each thread, and at least `MIN_ELEMENTS_PER_THREAD` elements in each."""
     parts: list[int] = []
     product = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda x, matrices: parts.append(len(x)) or product(x, matrices))
     with torch.no_grad():
-        linear(torch.randn(1, 1, 64), torch.randn(matrices * ELEMENTS_PER_THREAD // 64, 64))
+        linear(torch.randn(1, 1, 64), torch.randn(matrices * MIN_ELEMENTS_PER_THREAD // 64, 64))
     assert parts == ([min(threads, matrices)] if cut and threads > 1 else [])
+
+
+@pytest.mark.parametrize("shape", [(600,), (1, 600), (1, 1, 600), (0, 1, 600), (0, 600), (2, 1, 1, 600)])
+def test_any_leading_dimensions_give_the_shape_of_nn_linear(threads: int, shape: tuple[int, ...]) -> None:
+    layer = Linear(600, 3 * MIN_ELEMENTS_PER_THREAD // 600 + 1)
+    x = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
