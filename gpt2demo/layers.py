@@ -17,7 +17,7 @@ faster at width 256; without AMX, splitting takes 34% less time at width 256 and
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that uses all threads of a CPU to multiply a large matrix by a single vector."""
+    """`nn.Linear` that uses all threads of a CPU for a single position and a large matrix."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in nn.Linear
         """Map (..., in) to (..., out)."""
@@ -52,9 +52,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out).
     """
-    single_vector = x.numel() == x.shape[-1]
+    single_position = x.dim() == 3 and x.numel() == x.shape[-1]  # (1, 1, in)
     # torch.compile cannot trace get_num_threads(): it must not be reached while training.
-    if torch.is_grad_enabled() or not x.is_cpu or not single_vector:
+    if torch.is_grad_enabled() or not x.is_cpu or not single_position:
         return F.linear(x, weight, bias)
     if type(weight) not in (Tensor, nn.Parameter):  # a quantized tensor, which cannot be split
         return F.linear(x, weight, bias)
@@ -63,7 +63,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _linear_by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
-    """Compute x Wᵀ + b for a single vector x as a batch of `blocks` products."""
+    """Compute x Wᵀ + b for a single position, (1, 1, in) -> (1, 1, out), as a batch of `blocks` products."""
     rows, columns = weight.shape
     if remainder := rows % blocks:
         y = torch.cat([_linear_by_blocks(x, weight[:-remainder], None, blocks), F.linear(x, weight[-remainder:])], dim=-1)
@@ -71,4 +71,4 @@ def _linear_by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None, blocks: in
     matrices = weight.view(blocks, -1, columns).transpose(1, 2)  # (blocks, in, out / blocks)
     vectors = x.expand(blocks, 1, columns)
     y = torch.bmm(vectors, matrices) if bias is None else torch.baddbmm(bias.view(blocks, 1, -1), vectors, matrices)
-    return y.view(*x.shape[:-1], rows)
+    return y.view(1, 1, rows)
