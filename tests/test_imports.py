@@ -23,8 +23,8 @@ ORDER: list[str] = [
     "data runs",
     "engines sampling",
     "generation",
-    "evaluation export testing training",
-    "bench events ui",
+    "evaluation export training",
+    "bench events testing ui",
     "cli",
     "__main__",
 ]

@@ -1,8 +1,8 @@
-"""Contract tests of all registered tokenizers and samplers, run by `pytest --pyargs gpt2demo.testing`."""
+"""Contract tests of all registered parts, run by `pytest --pyargs gpt2demo.testing`."""
 
 from __future__ import annotations
 
-from gpt2demo.testing import sampler_tests, tokenizer_tests
+from gpt2demo.testing import dataset_tests, exporter_tests, optimizer_tests, sampler_tests, tokenizer_tests
 
-globals().update(tokenizer_tests())
-globals().update(sampler_tests())
+for classes in (tokenizer_tests, sampler_tests, dataset_tests, exporter_tests, optimizer_tests):
+    globals().update(classes())

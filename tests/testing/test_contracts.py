@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import Tensor
 from gpt2demo import plugins
 from gpt2demo.errors import TokenizerError
 from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.testing import SamplerContract, TokenizerContract, test_registered
+from gpt2demo.testing import KINDS, SamplerContract, TokenizerContract, test_registered
 from gpt2demo.tokenization.byte import ByteTokenizer
 from gpt2demo.tokenization.char import CharTokenizer
 
@@ -43,6 +44,8 @@ def failures(contract: type, tests: list[str], tmp_path: Path) -> set[str]:
             arguments = {"run": "a", "record_property": lambda name, value: None}
         try:
             test(**arguments)
+        except pytest.skip.Exception:
+            continue
         except (Exception, pytest.fail.Exception):
             failed.add(name)
     return failed
@@ -260,9 +263,53 @@ def test_a_broken_sampler_fails(sampler: type, violated: str, tmp_path: Path) ->
     assert failures(type("TestBroken", (SamplerContract,), {"sampler": sampler}), [test], tmp_path) == {test}
 
 
+class UsesPythonRandom(ValidSampler):
+    """Random without torch's generator."""
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        return logits + random.random() * 1e-3 * torch.arange(logits.shape[-1])
+
+
+class ReturnsItsInput(ValidSampler):
+    """Fulfils the contract and changes nothing."""
+
+    def __call__(self, logits: Tensor, context: SamplingContext) -> Tensor:
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("sampler", "violated", "message"),
+    [
+        (IsRandom, "output_is_deterministic", "the sampler uses random numbers"),
+        (UsesPythonRandom, "output_is_deterministic", "the sampler uses random numbers"),
+        (BranchesOnValues, "onnx_graph", "BranchesOnValues cannot be traced into a graph: it may branch on values"),
+    ],
+)
+def test_the_report_is_one_line(sampler: type, violated: str, message: str, tmp_path: Path) -> None:
+    (test,) = contract_tests(SamplerContract, violated)
+    case = type("TestBroken", (SamplerContract,), {"sampler": sampler})()
+    with pytest.raises(pytest.fail.Exception, match=message) as caught:
+        getattr(case, test)(*([tmp_path] if violated == "onnx_graph" else []))
+    assert "\n" not in str(caught.value)
+    assert not caught.value.pytrace
+
+
+@pytest.mark.parametrize(
+    ("sampler", "violated"), [(WithoutRange, "options_have_description"), (IsRandom, "output_is_deterministic")]
+)
+def test_one_fault_is_one_failure(sampler: type, violated: str, tmp_path: Path) -> None:
+    contract = type("TestBroken", (SamplerContract,), {"sampler": sampler})
+    failed = failures(contract, contract_tests(SamplerContract, ""), tmp_path)
+    assert failed == set(contract_tests(SamplerContract, violated))
+
+
 @pytest.mark.parametrize(
     ("contract", "attributes"),
-    [(TokenizerContract, {"tokenizer": ValidTokenizer}), (SamplerContract, {"sampler": ValidSampler})],
+    [
+        (TokenizerContract, {"tokenizer": ValidTokenizer}),
+        (SamplerContract, {"sampler": ValidSampler}),
+        (SamplerContract, {"sampler": ReturnsItsInput}),
+    ],
 )
 def test_a_valid_part_passes(contract: type, attributes: dict[str, type], tmp_path: Path) -> None:
     assert failures(type("TestValid", (contract,), attributes), contract_tests(contract, ""), tmp_path) == set()
@@ -271,7 +318,8 @@ def test_a_valid_part_passes(contract: type, attributes: dict[str, type], tmp_pa
 def test_all_installed_parts_have_a_test_class() -> None:
     classes = {name for name in vars(test_registered) if name.startswith("Test")}
     assert {"TestByte", "TestBpe", "TestTopK", "TestNoRepeatNgram"} <= classes
-    assert len(classes) == len(plugins.tokenizers()) + len(plugins.samplers())
+    assert {"TestTalesDataset", "TestOnnxExporter", "TestHuggingfaceExporter", "TestAdamwOptimizer"} <= classes
+    assert len(classes) == sum(len(plugins.registry().parts(kind)) for kind in KINDS)
 
 
 @pytest.mark.slow
