@@ -15,6 +15,7 @@ from gpt2demo import plugins
 from gpt2demo.config import DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
 from gpt2demo.data.corpus import Corpus, load_corpus
+from gpt2demo.data.lossless import warn_of_losses
 from gpt2demo.data.sources import title
 from gpt2demo.data.tokens import load_ids, train_tokenizer, write_splits
 from gpt2demo.data.windows import Windows
@@ -163,6 +164,7 @@ def create_run(plan: Plan, name: str | None) -> Run:
     with new_run(name, plan.stem) as run:
         corpus = read_corpus(plan)
         tokenizer = plan.start.tokenizer if plan.start else make_tokenizer(plan, corpus.documents)
+        warn_of_losses(plan.tokenizer, tokenizer, corpus.documents)
         model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
         checkpoint.save_tokenizer(tokenizer, plan.tokenizer, run.tokenizer)
         write_ids(run, corpus.documents, tokenizer, model, plan.train)
