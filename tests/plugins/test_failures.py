@@ -328,3 +328,9 @@ def test_a_training_with_a_working_plugin_resumes(faults: dict[str, Any], invoke
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(invoke("generate", "mine", "--json", "--max-new-tokens", 3).stdout)["ids"]
+
+
+def test_a_tokenizer_that_loses_text_is_reported_when_training(faults: dict[str, Any], text_file: Path) -> None:
+    faults["tokenizers.decode"] = lambda: "other text"
+    with pytest.warns(UserWarning, match="tokenizer 'faulty' does not reproduce the text: document 1, character 1: 'Line"):
+        train_small(text_file, run="mine", tokenizer="faulty", steps=1, sample_tokens=0)
