@@ -100,13 +100,20 @@ def write_splits(documents: Sequence[str], tokenizer: Tokenizer, folder: Path, v
     sizes = {}
     for name, part in zip(SPLITS, split_documents(documents, validation_fraction), strict=True):
         ids, size = encode(part, tokenizer)
-        try:
-            np.save(folder / f"{name}.npy", ids, allow_pickle=False)
-        except OSError as error:
-            raise write_error(folder / f"{name}.npy", error) from None
+        _save_ids(folder / f"{name}.npy", ids)
         sizes[name] = Split(len(ids), size)
     write_json(folder / "data.json", {name: asdict(size) for name, size in sizes.items()})
     return sizes
+
+
+def _save_ids(path: Path, ids: Ids) -> None:
+    """Write ids like `np.save`, whose message for a full disk does not say so."""
+    try:
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(ids))
+            file.write(ids.data.cast("B"))
+    except OSError as error:
+        raise write_error(path, error) from None
 
 
 def load_ids(folder: Path, name: str) -> Ids:

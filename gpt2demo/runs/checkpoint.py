@@ -24,7 +24,17 @@ from typing import Any
 from gpt2demo import plugins
 from gpt2demo.errors import CheckpointError, TokenizerError, UserError
 from gpt2demo.interfaces import HasTokenizerJson, Tokenizer
-from gpt2demo.storage import open_regular, read_error, read_json, remove_temporaries, safe_check, sha256, write_error, write_json
+from gpt2demo.storage import (
+    open_regular,
+    read_error,
+    read_json,
+    remove_temporaries,
+    safe_check,
+    sha256,
+    write_error,
+    write_json,
+    write_text,
+)
 
 FORMAT = 1
 TOKENIZER_LIMIT = 2**28  # bytes of a file
@@ -51,8 +61,11 @@ class Checkpoint:
 def save_tokenizer(tokenizer: Tokenizer, name: str, folder: Path) -> None:
     """Write a tokenizer's own files, and `plugin.json` with the plugin that reads them."""
     owner = plugins.registry().owner("tokenizers", name)
-    folder.mkdir(exist_ok=True)
-    tokenizer.save(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+        tokenizer.save(folder)
+    except OSError as error:
+        raise write_error(folder, error) from None
     write_json(folder / "plugin.json", {"name": name, "distribution": owner.distribution, "version": owner.version})
 
 
@@ -97,7 +110,7 @@ def write_tokenizer_json(tokenizer: Tokenizer, n_positions: int, folder: Path) -
     """Write tokenizer.json and tokenizer_config.json; return False if the tokenizer does not support this format."""
     if not isinstance(tokenizer, HasTokenizerJson):
         return False
-    (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json(), encoding="utf-8")
+    write_text(folder / "tokenizer.json", tokenizer.tokenizer_json())
     end = None if tokenizer.eos_id is None else tokenizer.decode([tokenizer.eos_id])
     config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": n_positions}
     specials = dict.fromkeys(("bos_token", "eos_token", "unk_token"), end)
@@ -163,7 +176,8 @@ def verify(path: Path) -> Checkpoint:
     """
     manifest = read_json(path / "manifest.json")
     if (found := manifest.get("format")) != FORMAT:
-        raise CheckpointError(f"{path}: has checkpoint format {repr(found)[:20]}, this program reads {FORMAT}; use a newer gpt2demo")
+        reason = f"has checkpoint format {repr(found)[:20]}, this program reads {FORMAT}; use a newer gpt2demo"
+        raise CheckpointError(f"{path}: {reason}")
     listed = manifest.get("files")
     if not isinstance(listed, dict) or "model.safetensors" not in listed:
         raise CheckpointError(f"{path}/manifest.json: has no list of files")

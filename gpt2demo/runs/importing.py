@@ -32,6 +32,7 @@ from gpt2demo.runs.folder import Run, State, new_run, now, refuse_taken
 from gpt2demo.runs.weights import (
     WEIGHTS,
     load_model,
+    memory_advice,
     meta_model,
     model_config,
     read_weights,
@@ -153,7 +154,8 @@ def read(folder: Path, source: str) -> Start:
         return _read_checkpoint(checkpoint.verify(folder).path, folder.name, source)
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder}: has no config.json; pass a Hugging Face model folder")
-    model = read_model(folder)
+    with memory_advice(f"{folder}: loading the weights", "close other programs, or use a smaller model"):
+        model = read_model(folder)
     own = folder / "tokenizer"
     tokenizer, registered = checkpoint.load_tokenizer(own) if (own / "plugin.json").is_file() else read_tokenizer(folder)
     if tokenizer.vocab_size > model.config.vocab_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpt2demo.config import ModelConfig
-from gpt2demo.errors import CheckpointError, RunError, SettingError
+from gpt2demo.engines.hardware import out_of_memory
+from gpt2demo.errors import CheckpointError, Error, RunError, SettingError, TokenizerError
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.checkpoint import Checkpoint
-from gpt2demo.storage import new_folder, read_json, require_space, write_json
+from gpt2demo.storage import new_folder, open_regular, read_error, read_json, require_space, write_error, write_json
 
 WEIGHTS = "model.safetensors"
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -81,7 +83,7 @@ def model_config(stored: dict[str, Any]) -> ModelConfig:
 def write_model(model: GPT2, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model as a Hugging Face folder, with tokenizer.json if the tokenizer supports it."""
     weights = {name: tensor.to(dtype) for name, tensor in to_hugging_face(model).items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS)
     config = hugging_face_config(model.config, tokenizer.eos_id)
     write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
     ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
@@ -106,25 +108,51 @@ def save(
         progress: the trainer's other state as JSON, with `step` and `validation_loss`.
 
     Raises:
-        CheckpointError: the disk is full or the system refused to write. Existing checkpoints are unchanged.
+        CheckpointError: a weight is not finite, the disk is full, or the system refused to write. Existing checkpoints are
+            unchanged.
     """
-    folder.mkdir(exist_ok=True)
     target = folder / checkpoint.folder_name(progress["step"])
+    for name, tensor in model.state_dict().items():
+        check_finite(name, tensor, target)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from None
     tokenizer, _ = checkpoint.load_tokenizer(tokenizer_folder)
-    require_space(folder, 4 * sum(p.numel() for p in model.parameters()) * 4)  # weights, two moments and a margin
+    copies = 4 if optimizer else 1.1  # weights, two moments and a margin
+    require_space(folder, int(copies * 4 * sum(p.numel() for p in model.parameters())))
     if target.exists():  # damaged: a run resumes from its newest valid checkpoint
         checkpoint.discard(target)
-    try:
-        with new_folder(target) as temporary:
-            write_model(model, tokenizer, temporary)
-            shutil.copytree(tokenizer_folder, temporary / "tokenizer")
-            tensors, rest = flatten_state(optimizer.state_dict() if optimizer else {"state": {}, "param_groups": []})
-            save_file(tensors, temporary / "trainer.safetensors", metadata={"format": "pt"})
-            write_json(temporary / "trainer.json", {**progress, "optimizer": rest})
-            checkpoint.write_manifest(temporary)
-    except SafetensorError as error:
-        raise CheckpointError(f"{target}: could not be written ({error})") from None
+    with new_folder(target) as temporary:
+        write_model(model, tokenizer, temporary)
+        shutil.copytree(tokenizer_folder, temporary / "tokenizer")
+        tensors, rest = flatten_state(optimizer.state_dict() if optimizer else {"state": {}, "param_groups": []})
+        save_tensors(tensors, temporary / "trainer.safetensors")
+        write_json(temporary / "trainer.json", {**progress, "optimizer": rest})
+        checkpoint.write_manifest(temporary)
     return checkpoint.verify(target)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        CheckpointError: the disk is full, or the system refused to write.
+    """
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        raise write_error(file, error) from None
+
+
+def check_finite(name: str, tensor: Tensor, source: Path | str) -> None:
+    """Check that a weight has no NaN or infinity. A sum finds them in one pass and without a copy.
+
+    Raises:
+        CheckpointError: it has one; the message names the weight and the source.
+    """
+    if not (math.isfinite(tensor.sum()) or tensor.isfinite().all()):  # the sum of large finite values may overflow
+        raise CheckpointError(f"{source}: the weight {name} contains NaN or infinity")
 
 
 def flatten_state(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -158,7 +186,8 @@ def load_model(path: Path) -> GPT2:
     """
     model = meta_model(model_config(read_json(path / "config.json")))
     file = path / WEIGHTS
-    return with_weights(model, {name: tensor.contiguous() for name, tensor in read_weights([file], shapes(model))}, file)
+    with memory_advice(f"{file}: loading the weights", "close other programs, or use a smaller model"):
+        return with_weights(model, {name: tensor.contiguous() for name, tensor in read_weights([file], shapes(model))}, file)
 
 
 class _SkipInit(TorchFunctionMode):
@@ -205,7 +234,7 @@ def read_weights(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]])
 
     Raises:
         RunError: a weight has an unsupported dtype.
-        CheckpointError: a file is damaged, or a weight is unexpected, repeated or of another shape.
+        CheckpointError: a file is damaged, or a weight is unexpected, repeated, of another shape, or not finite.
     """
     seen: set[str] = set()
     for file in files:
@@ -219,6 +248,7 @@ def read_weights(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]])
                 seen.add(name)
                 _check_weight(file, stored_name, stored.get_slice(stored_name), expected.get(name))
                 tensor = stored.get_tensor(stored_name)
+                check_finite(stored_name, tensor, file)
                 yield name, (tensor.t() if name.endswith(TRANSPOSED) else tensor).float()
 
 
@@ -234,6 +264,23 @@ def _check_weight(file: Path, name: str, stored: Any, expected: tuple[int, ...] 
 
 
 @contextmanager
+def memory_advice(what: str, advice: str) -> Iterator[None]:
+    """Report in one line that memory ran out, with advice.
+
+    Raises:
+        Error: memory ran out in the block.
+    """
+    try:
+        yield
+        return
+    except (MemoryError, RuntimeError, TokenizerError) as error:
+        if not (out_of_memory(error) or isinstance(error.__context__, MemoryError)):  # a TokenizerError may replace one
+            raise
+    # Raised outside the except block, where the traceback would keep the block's tensors alive.
+    raise Error(f"{what}: out of memory; {advice}")
+
+
+@contextmanager
 def open_tensors(file: Path) -> Iterator[Any]:
     """Open a safetensors file.
 
@@ -241,10 +288,11 @@ def open_tensors(file: Path) -> Iterator[Any]:
         CheckpointError: the file is missing or damaged.
     """
     try:
+        open_regular(file).close()
         with safe_open(file, framework="pt") as stored:
             yield stored
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from None
+        raise read_error(file, error) from None
 
 
 def load_trainer(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from torch import Tensor
 
@@ -72,10 +73,13 @@ class Training:
         self.status: Status = "running"
         self.validation_loss: float | None = None
         self._saved_step = -1
-        self.model = self._new_model().to(self.device).train()
-        freeze(self.model, self.config.freeze_layers)
-        self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
-        self._restore()
+        advice = "try a smaller --n-embd, --n-layer or --vocab-size"
+        with weights.memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
+            self._check_memory()
+            self.model = self._new_model().to(self.device).train()
+            freeze(self.model, self.config.freeze_layers)
+            self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
+            self._restore()
         self._forward = self._compiled()
         self._pace = 0.0  # seconds per step, exponential moving average
 
@@ -86,6 +90,11 @@ class Training:
 
     def _windows(self, split: str) -> Windows:
         return Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
+
+    def _check_memory(self) -> None:
+        """Raise a MemoryError if not even the weights fit: the system would kill the process while they are initialized."""
+        if 4 * self.model_config.n_parameters > psutil.virtual_memory().total + psutil.swap_memory().total:
+            raise MemoryError
 
     def _new_model(self) -> GPT2:
         with torch.random.fork_rng(devices=[]):

@@ -25,7 +25,7 @@ from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run, new_run, now, refuse_taken
 from gpt2demo.runs.importing import Start, find_start, write_start
-from gpt2demo.runs.weights import meta_model, with_weights
+from gpt2demo.runs.weights import memory_advice, meta_model, with_weights
 from gpt2demo.training.settings import check_training, configs
 
 DEFAULT_DATASET = "tales"
@@ -162,12 +162,15 @@ def create_run(plan: Plan, name: str | None) -> Run:
         UserError: the text or the name is invalid. Nothing is left behind.
     """
     with new_run(name, plan.stem) as run:
-        corpus = read_corpus(plan)
-        tokenizer = plan.start.tokenizer if plan.start else make_tokenizer(plan, corpus.documents)
+        with memory_advice("reading the text", "use less text"):
+            corpus = read_corpus(plan)
+        with memory_advice(f"training the tokenizer {plan.tokenizer!r}", "use less text or a smaller --vocab-size"):
+            tokenizer = plan.start.tokenizer if plan.start else make_tokenizer(plan, corpus.documents)
         warn_of_losses(plan.tokenizer, tokenizer, corpus.documents)
         model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
         checkpoint.save_tokenizer(tokenizer, plan.tokenizer, run.tokenizer)
-        write_ids(run, corpus.documents, tokenizer, model, plan.train)
+        with memory_advice("encoding the text", "use less text"):
+            write_ids(run, corpus.documents, tokenizer, model, plan.train)
         if plan.start:
             write_start(run, reshaped(plan.start.model, model))
         run.write_info(_info(plan, model) | _text(corpus, plan.reading))

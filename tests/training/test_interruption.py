@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,20 +84,6 @@ def test_a_killed_training_is_interrupted_and_resumes_exactly(text_file: Path) -
 
 def find_run_folder(name: str) -> Path:
     return Path(os.environ["GPT2DEMO_RUNS_DIR"]) / name
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 12 MB."""
-    if os.name == "nt" or os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("needs root to mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes_exactly(
