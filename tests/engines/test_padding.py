@@ -14,7 +14,8 @@ import torch
 from samples import BYTES, some_ids
 
 from gpt2demo.engines.exported import cache_names
-from gpt2demo.export.onnx.write import convert_weights, write_model
+from gpt2demo.export.onnx.weights import convert_weights
+from gpt2demo.export.onnx.write import write_model
 from gpt2demo.model import GPT2
 from gpt2demo.runs.weights import load_model
 

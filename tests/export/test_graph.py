@@ -15,6 +15,7 @@ from gpt2demo.engines.exported import cache_names, is_export
 from gpt2demo.errors import ExportError
 from gpt2demo.export.onnx import write
 from gpt2demo.export.onnx.summary import summary
+from gpt2demo.export.onnx.weights import convert_weights
 from gpt2demo.model import GPT2
 from gpt2demo.runs.weights import load_model
 from gpt2demo.storage import sha256
@@ -112,5 +113,5 @@ def test_config_json_leads_transformers_js_to_model_onnx(tiny_export, tiny_check
 def test_a_model_too_large_for_one_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "FILE_LIMIT", 1000)
     with pytest.raises(ExportError, match="more than one ONNX file can hold"):
-        write.write_model(BYTES, write.convert_weights(GPT2(BYTES), "fp32"), tmp_path / "model.onnx", "fp32")
+        write.write_model(BYTES, convert_weights(GPT2(BYTES), "fp32"), tmp_path / "model.onnx", "fp32")
     assert list(tmp_path.iterdir()) == []

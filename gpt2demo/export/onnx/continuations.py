@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from gpt2demo import plugins
-from gpt2demo.config import GenerateConfig
+from gpt2demo.config import GenerateConfig, ModelConfig
 from gpt2demo.engines.exported import GENERATE, MODEL
 from gpt2demo.engines.onnx import OnnxEngine
 from gpt2demo.engines.torch import TorchEngine
@@ -41,21 +42,35 @@ class RecordingEngine(TorchEngine):
         return self.last
 
 
-def greedy(engine: Engine, prompt: Ids, count: int) -> Generation:
-    """Return a finished greedy generation of `count` ids."""
+@dataclass(frozen=True)
+class Text:
+    """A greedy text: the ids of its prompt (T,), the generated ids, and the speed."""
+
+    prompt: Ids
+    ids: list[int]
+    tokens_per_second: float
+
+
+def greedy_prompt(ids: Ids, config: ModelConfig) -> Ids:
+    """Return a prompt from the ids of a text, so long that the greedy text leaves the context."""
+    return np.resize(ids, max(1, config.n_positions - GREEDY // 2))
+
+
+def greedy(engine: Engine, prompt: Ids, count: int) -> Text:
+    """Return a greedy text of `count` ids, generated with the real generation loop."""
     generation = Generation(engine, NoText(), prompt.tolist(), GenerateConfig(max_new_tokens=count, temperature=0))
     for _ in generation:
         pass
-    return generation
+    return Text(prompt, generation.ids, generation.tokens_per_second)
 
 
-def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids, near_tie: float) -> dict[str, Any]:
-    """Compare greedy texts of both models, generated with the real generation loop past the context length.
+def compare_greedy(original: Text, engine: OnnxEngine, load: Callable[[], GPT2], near_tie: float) -> dict[str, Any]:
+    """Compare greedy texts of both models, past the context length.
 
     Args:
-        model: the original model.
+        original: the original's text.
         engine: the exported model.
-        ids: ids of a text to take the prompt from.
+        load: loads the original model; called only if the texts differ.
         near_tie: either token is accepted if the two largest logits are closer than this.
 
     Returns:
@@ -64,18 +79,17 @@ def compare_greedy(model: GPT2, engine: OnnxEngine, ids: Ids, near_tie: float) -
     Raises:
         ExportError: the models generate different tokens, and it is not a near-tie.
     """
-    n_positions = model.config.n_positions
-    prompt = np.resize(ids, max(1, n_positions - GREEDY // 2))
-    ours, original = greedy(engine, prompt, GREEDY), greedy(TorchEngine(model), prompt, GREEDY)
+    prompt, count = original.prompt, len(original.ids)
+    ours = greedy(engine, prompt, count)
     equal = equal_at_start(ours.ids, original.ids)
-    if engine.exported.dtype == "fp32" and equal < GREEDY and (gap := _gap(model, prompt, equal)) > near_tie:
+    if engine.exported.dtype == "fp32" and equal < count and (gap := _gap(load(), prompt, equal)) > near_tie:
         tokens = f"{ours.ids[equal]} instead of {original.ids[equal]}"
         raise ExportError(
             f"{MODEL} is not the PyTorch model: greedy token {equal + 1} is {tokens}, with a logit larger by {gap:.3g}"
         )
     return {
         "prompt_tokens": len(prompt),
-        "tokens": GREEDY,
+        "tokens": count,
         "equal_tokens": equal,  # in float32 less than `tokens` only after a near-tie
         "microseconds_per_token": {
             "torch": round(1e6 / original.tokens_per_second),
@@ -99,10 +113,15 @@ def _gap(model: GPT2, prompt: Ids, count: int) -> float:
     return float(best - second)
 
 
-def compare_sampled(model: GPT2, engine: OnnxEngine, ids: Ids, vocab_size: int) -> dict[str, Any]:
+def compare_sampled(reference: Callable[[], Engine], engine: OnnxEngine, ids: Ids, vocab_size: int) -> dict[str, Any]:
     """Compare tokens drawn in generate.onnx with those of the same chain in Python, with the same uniform numbers.
 
-    The logits for Python are those of the PyTorch model in float32, and of model.onnx for other dtypes.
+    Args:
+        reference: opens the engine whose logits the samplers in Python use: the PyTorch model for float32, model.onnx for other
+            dtypes. It is released before generate.onnx is opened.
+        engine: the exported model.
+        ids: ids of a text to take prompts from.
+        vocab_size: the tokenizer's.
 
     Returns:
         The results for the certificate.
@@ -110,30 +129,34 @@ def compare_sampled(model: GPT2, engine: OnnxEngine, ids: Ids, vocab_size: int) 
     Raises:
         ExportError: a token differs, and its uniform number is not near the border between two tokens.
     """
-    count = max(1, min(SAMPLED, model.config.n_positions // 2))
-    prompt = np.resize(ids, max(1, min(SAMPLED, model.config.n_positions - count)))[None] % vocab_size
-    chain = [(step["name"], step["values"] | step["fixed"]) for step in engine.exported.samplers or []]
-    reference: Engine = TorchEngine(model) if engine.exported.dtype == "fp32" else engine
+    count = max(1, min(SAMPLED, engine.n_positions // 2))
+    prompt = np.resize(ids, max(1, min(SAMPLED, engine.n_positions - count)))[None] % vocab_size
     repetitive = np.resize(prompt[:, :3], prompt.shape)  # for samplers that read the text
-    for other in (prompt[:, :1], repetitive):
-        count_equal_draws(engine, reference, chain, other, min(SHORT, count), vocab_size)
-    equal = count_equal_draws(engine, reference, chain, prompt, count, vocab_size)
+    prompts = [(prompt[:, :1], min(SHORT, count)), (repetitive, min(SHORT, count)), (prompt, count)]
+    chain = [(step["name"], step["values"] | step["fixed"]) for step in engine.exported.samplers or []]
+    opened = reference()
+    expected = [sampled_outside(opened, chain, text, number, vocab_size) for text, number in prompts]
+    del opened
+    for (text, _), outside in zip(prompts, expected, strict=True):
+        inside = sampled_inside(engine, chain, text, len(outside))
+        equal = equal_at_start(inside, outside)
+        if equal < len(outside):
+            check_near_border(reference(), chain, text, outside[:equal], inside[equal], outside[equal], vocab_size)
     return {"chain": chain, "tokens": count, "equal_tokens": equal}  # less than `tokens` only near a border
 
 
-def count_equal_draws(
-    engine: OnnxEngine, reference: Engine, chain: ChainOptions, prompt: Ids, count: int, vocab_size: int
-) -> int:
-    """Return the number of equal draws in the graph and in Python before the first difference. Raises as `compare_sampled`."""
-    drawn, expected = sampled_inside(engine, chain, prompt, count), sampled_outside(reference, chain, prompt, count, vocab_size)
-    equal = equal_at_start(drawn, expected)
-    if equal < count:
-        shared, shifts = expected[:equal], (-BORDER, BORDER)
-        near = [sampled_outside(reference, chain, prompt, 1, vocab_size, drawn=shared, shift=shift) for shift in shifts]
-        if [drawn[equal]] not in near:
-            tokens = f"token {equal + 1} after {prompt.shape[1]} is {drawn[equal]} instead of {expected[equal]}"
-            raise ExportError(f"{GENERATE} does not draw the same tokens as the samplers in PyTorch: {tokens}")
-    return equal
+def check_near_border(
+    engine: Engine, chain: ChainOptions, prompt: Ids, shared: list[int], drawn: int, expected: int, vocab_size: int
+) -> None:
+    """Check that a token that was drawn instead of the expected one is drawn in Python with a slightly different uniform number.
+
+    Raises:
+        ExportError: it is not.
+    """
+    near = [sampled_outside(engine, chain, prompt, 1, vocab_size, drawn=shared, shift=shift) for shift in (-BORDER, BORDER)]
+    if [drawn] not in near:
+        tokens = f"token {len(shared) + 1} after {prompt.shape[1]} is {drawn} instead of {expected}"
+        raise ExportError(f"{GENERATE} does not draw the same tokens as the samplers in PyTorch: {tokens}")
 
 
 def sampled_inside(engine: OnnxEngine, chain: ChainOptions, prompt: Ids, count: int) -> list[int]:

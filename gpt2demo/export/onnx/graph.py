@@ -21,7 +21,7 @@ D = width of a head (`engines.exported.head_dim`), V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,12 @@ from onnx_ir.tape import Tape
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines.exported import cache_names, head_dim
 from gpt2demo.export.onnx.quantization import Quantized
+from gpt2demo.export.onnx.weights import Weights
 
 OPSET = 18
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 INT32 = {"to": ir.DataType.INT32.value}
-Weights = Mapping[str, npt.NDArray[Any] | Quantized]
 AttentionInputs = Sequence[ir.Value | None]
 
 IDS = ("batch_size", "sequence_length")
@@ -46,28 +46,12 @@ KEEP = "num_logits_to_keep"
 """Optional input: number of trailing positions to compute logits for; the default 0 means all."""
 
 
-def pad_heads(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
-    """Return the model's weights with each head padded with zeros to `head_dim`. The zeros do not change any product."""
-    H, D = config.n_head, config.n_embd // config.n_head
-    more = head_dim(config) - D
-
-    def padded(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if name.endswith((".c_attn.weight", ".c_attn.bias")):
-            heads = array.reshape(3, H, D, -1)
-            return np.pad(heads, [(0, 0), (0, 0), (0, more), (0, 0)]).reshape(3 * H * (D + more), *array.shape[1:])
-        if name.endswith(".attn.c_proj.weight"):
-            return np.pad(array.reshape(-1, H, D), [(0, 0), (0, 0), (0, more)]).reshape(len(array), -1)
-        return array
-
-    return {name: padded(name, array) for name, array in arrays.items()} if more else arrays
-
-
 class Writer(Tape):
     """Record the nodes and weights of a graph.
 
     Args:
         config: the model's shape.
-        weights: name -> (out, in) matrix, vector or embedding table, as in the model; see `write.convert_weights`.
+        weights: name -> (out, in) matrix, vector or embedding table, as in the model; see `weights.convert_weights`.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
@@ -80,8 +64,8 @@ class Writer(Tape):
     def stored(self, name: str, array: npt.NDArray[Any] | None = None) -> ir.Value:
         """Return the value of a weight or constant. Each name is stored once."""
         if name not in self._stored:
-            found = self.weights[name] if array is None else array
-            self._stored[name] = self.initializer(ir.tensor(np.asarray(found, order="C"), name=name))
+            found = np.asarray(self.weights[name] if array is None else array)
+            self._stored[name] = self.initializer(_tensor(name, found))
         return self._stored[name]
 
     def constant(self, value: float | Sequence[float], dtype: npt.DTypeLike = np.int64) -> ir.Value:
@@ -219,6 +203,14 @@ def cache_values(w: Writer, prefix: str, axis: str) -> list[ir.Value]:
     length = "past_sequence_length" if axis == "past" else MASK[1]
     shape = ("batch_size", w.config.n_head, length, head_dim(w.config))
     return [ir.val(name, data_type(w.dtype), shape) for name in cache_names(prefix, w.config.n_layer)]
+
+
+def _tensor(name: str, array: npt.NDArray[Any]) -> ir.TensorProtocol:
+    """Return a tensor. A transposed matrix is copied when it is written, so that copies of all matrices never coexist."""
+    if array.flags.c_contiguous:
+        return ir.tensor(array, name=name)
+    shape = ir.Shape(array.shape)
+    return ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(array)), dtype=data_type(array.dtype), shape=shape, name=name)
 
 
 def data_type(dtype: npt.DTypeLike) -> ir.DataType:

@@ -40,6 +40,14 @@ class Quantized:
         """Dtype of the stored values."""
         return self.blocks.dtype
 
+    def restored(self) -> npt.NDArray[np.float32]:
+        """Return the values that the integers stand for, (rows, columns)."""
+        integers = self.blocks if self.bits == 8 else np.stack([self.blocks & 15, self.blocks >> 4], -1)
+        values = integers.reshape(*self.scales.shape, self.block).astype(np.float32)
+        values -= np.float32(2 ** (self.bits - 1))
+        values *= self.scales[..., None]
+        return values.reshape(self.shape)
+
 
 def quantize(matrix: npt.NDArray[np.float32], bits: int) -> Quantized:
     """Round a matrix to blocks of `bits`-bit integers, symmetric around zero.

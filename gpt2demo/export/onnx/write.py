@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, ModelConfig
@@ -16,11 +15,11 @@ from gpt2demo.engines.exported import CERTIFICATE, FORMAT, GENERATE, MODEL, Dtyp
 from gpt2demo.errors import ExportError
 from gpt2demo.export.onnx.certificate import verify
 from gpt2demo.export.onnx.genai import genai_config
-from gpt2demo.export.onnx.graph import OPSET, Weights, generate_graph, model_graph, pad_heads
-from gpt2demo.export.onnx.protobuf import weight_ranges
-from gpt2demo.export.onnx.quantization import quantize
+from gpt2demo.export.onnx.graph import OPSET, generate_graph, model_graph
+from gpt2demo.export.onnx.protobuf import LARGE, save, weight_ranges
 from gpt2demo.export.onnx.sampling import trace
 from gpt2demo.export.onnx.summary import summary
+from gpt2demo.export.onnx.weights import Weights, convert_weights
 from gpt2demo.model import GPT2
 from gpt2demo.runs.checkpoint import load_tokenizer, write_tokenizer_json
 from gpt2demo.runs.folder import Run, now
@@ -34,8 +33,6 @@ FILE_LIMIT = 2**31 - 2**20
 """A protobuf message is at most 2 GiB. Weights in a second file would allow more, but the model should be one file."""
 TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32"}}
 """transformers.js derives only the file name from this "dtype": fp32 means model.onnx, whatever dtype its weights have."""
-MIN_SHARED_BYTES = 1024
-"""Smaller weights and constants are stored in generate.onnx itself instead of referring to model.onnx."""
 
 
 def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequence[str], report: Callable[[str], None]) -> None:
@@ -66,8 +63,9 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
     write_json(folder / "genai_config.json", genai_config(model.config, tokenizer.eos_id))
     origin = origin_and_files(checkpoint, folder, model.config, dtype, chain)
     write_json(folder / CERTIFICATE, origin)  # the engine needs it to load the folder
+    del model  # `verify` loads it, and releases it before it opens the export
     report("comparing the export with the PyTorch model")
-    certificate = {**origin, **verify(model, folder, checkpoint, tokenizer)}
+    certificate = {**origin, **verify(folder, checkpoint, tokenizer)}
     write_json(folder / CERTIFICATE, certificate)
     for line in summary(certificate):
         report(line)
@@ -135,23 +133,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def convert_weights(model: GPT2, dtype: Dtype) -> Weights:
-    """Return the model's weights in the dtype of the export.
-
-    With int8 and int4, only matrices used in a matrix product are quantized; the position embedding and vectors stay float32.
-    """
-    arrays = pad_heads({name: tensor.numpy() for name, tensor in model.state_dict().items()}, model.config)
-    if dtype in ("fp32", "fp16"):
-        return {name: array.astype(np.float16 if dtype == "fp16" else np.float32, copy=False) for name, array in arrays.items()}
-    multiplied = {name for name, array in arrays.items() if array.ndim == 2} - {"wpe.weight"}
-    bits = {"int8": 8, "int4": 4}[dtype]
-    # The embedding is also the output head. Quantized to 4 bits it would cost more accuracy than all layers together.
-    return {
-        name: quantize(array, 8 if name == "wte.weight" else bits) if name in multiplied else array
-        for name, array in arrays.items()
-    }
-
-
 def write_model(config: ModelConfig, weights: Weights, file: Path, dtype: Dtype) -> None:
     """Write model.onnx.
 
@@ -162,7 +143,7 @@ def write_model(config: ModelConfig, weights: Weights, file: Path, dtype: Dtype)
     if size > FILE_LIMIT:
         raise ExportError(f"{size:,} bytes of {dtype} weights are more than one ONNX file can hold ({FILE_LIMIT:,})")
     require_space(file.parent, size)
-    ir.save(model_graph(config, weights), file)
+    save(model_graph(config, weights), file)
 
 
 def write_generate(
@@ -178,10 +159,10 @@ def write_generate(
     ranges = weight_ranges(folder / MODEL)
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.nbytes >= MIN_SHARED_BYTES and name in ranges:
+        if tensor is not None and tensor.nbytes >= LARGE and name in ranges:
             offset, length = ranges[name]
             value.const_value = ir.ExternalTensor(
-                MODEL, offset, length, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name, base_dir=folder
+                MODEL, offset, length, tensor.dtype, shape=ir.Shape(list(tensor.shape.numpy())), name=name, base_dir=folder
             )
     ir.save(model, folder / GENERATE)
     return traced.samplers
