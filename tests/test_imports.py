@@ -18,7 +18,7 @@ PACKAGE = Path(gpt2demo.__file__).parent
 ROOT = PACKAGE.parent
 ORDER: list[str] = [
     "errors layers metrics progress",
-    "config hookspecs interfaces storage",
+    "config hookspecs interfaces memory storage",
     "model plugins terminal tokenization",
     "data runs",
     "engines sampling",

@@ -42,11 +42,6 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python or torch means that memory ran out; on a CPU torch has no class for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def keep_freed_memory() -> None:
     """Make glibc reuse freed pages instead of returning them: page faults cost up to a third of a training step on a CPU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":

@@ -10,7 +10,7 @@ from torch import Tensor
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
 from gpt2demo.engines.cache import KeyValueCache
-from gpt2demo.engines.hardware import out_of_memory
+from gpt2demo.memory import out_of_memory
 from gpt2demo.model import GPT2
 
 ONE_THREAD = 2_500_000

@@ -25,6 +25,7 @@ from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.interfaces import Tokenizer
+from gpt2demo.memory import memory_advice
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.find import find_model, refuse_pickle
@@ -32,7 +33,6 @@ from gpt2demo.runs.folder import Run, State, new_run, now, refuse_taken
 from gpt2demo.runs.weights import (
     WEIGHTS,
     load_model,
-    memory_advice,
     meta_model,
     model_config,
     read_weights,

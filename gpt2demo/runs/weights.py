@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpt2demo.config import ModelConfig
-from gpt2demo.engines.hardware import out_of_memory
-from gpt2demo.errors import CheckpointError, Error, RunError, SettingError, TokenizerError
+from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.interfaces import Tokenizer
+from gpt2demo.memory import memory_advice
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.checkpoint import Checkpoint
@@ -261,23 +261,6 @@ def _check_weight(file: Path, name: str, stored: Any, expected: tuple[int, ...] 
         raise CheckpointError(f"{file}: {name} has shape {shape}, config.json requires {wanted}")
     if dtype not in DTYPES:
         raise RunError(f"{name} is stored as {dtype}, which is not supported; use one of {', '.join(DTYPES)}")
-
-
-@contextmanager
-def memory_advice(what: str, advice: str) -> Iterator[None]:
-    """Report in one line that memory ran out, with advice.
-
-    Raises:
-        Error: memory ran out in the block.
-    """
-    try:
-        yield
-        return
-    except (MemoryError, RuntimeError, TokenizerError) as error:
-        if not (out_of_memory(error) or isinstance(error.__context__, MemoryError)):  # a TokenizerError may replace one
-            raise
-    # Raised outside the except block, where the traceback would keep the block's tensors alive.
-    raise Error(f"{what}: out of memory; {advice}")
 
 
 @contextmanager

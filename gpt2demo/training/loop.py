@@ -25,10 +25,11 @@ from gpt2demo import plugins
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.data.windows import Windows
-from gpt2demo.engines.hardware import keep_freed_memory, out_of_memory, torch_device, training_dtype
+from gpt2demo.engines.hardware import keep_freed_memory, torch_device, training_dtype
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import CheckpointError, DataError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
+from gpt2demo.memory import memory_advice, out_of_memory
 from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
@@ -74,7 +75,7 @@ class Training:
         self.validation_loss: float | None = None
         self._saved_step = -1
         advice = "try a smaller --n-embd, --n-layer or --vocab-size"
-        with weights.memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
+        with memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
             self._check_memory()
             self.model = self._new_model().to(self.device).train()
             freeze(self.model, self.config.freeze_layers)

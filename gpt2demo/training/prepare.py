@@ -21,11 +21,12 @@ from gpt2demo.data.tokens import load_ids, train_tokenizer, write_splits
 from gpt2demo.data.windows import Windows
 from gpt2demo.errors import DataError, SettingError
 from gpt2demo.interfaces import Tokenizer
+from gpt2demo.memory import memory_advice
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run, new_run, now, refuse_taken
 from gpt2demo.runs.importing import Start, find_start, write_start
-from gpt2demo.runs.weights import memory_advice, meta_model, with_weights
+from gpt2demo.runs.weights import meta_model, with_weights
 from gpt2demo.training.settings import check_training, configs
 
 DEFAULT_DATASET = "tales"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt2demo.engines.hardware import out_of_memory, torch_device, training_dtype
+from gpt2demo.engines.hardware import torch_device, training_dtype
 from gpt2demo.errors import SettingError
+from gpt2demo.memory import out_of_memory
 
 CPU = torch.device("cpu")
 
