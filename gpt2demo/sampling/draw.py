@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpt2demo import plugins
 from gpt2demo.errors import SettingError
-from gpt2demo.interfaces import SamplingContext
+from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.sampling.basic import MIN_TEMPERATURE, Temperature, drawable
 from gpt2demo.sampling.chains import Chain
 from gpt2demo.sampling.ranking import SMALL, Ranking, by_id, run_sampler
@@ -111,7 +111,7 @@ class ChainRunner:
         self._chain = chain
         self._samplers = [item.sampler for item in chain]
         self._guards = [plugins.Guard("samplers", item.name, "__call__") for item in chain]
-        self._observing = [plugins.Guard("samplers", item.name, "observe") for item in chain]
+        self._observers = [index for index, item in enumerate(chain) if type(item.sampler).observe is not Sampler.observe]
         self._uniforms = uniforms
         self._prompt_length = prompt_length
         self._keep_stages = keep_stages
@@ -160,9 +160,9 @@ class ChainRunner:
             check_drawable(self._chain, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
             drawn = inverse(stages[-1], torch.from_numpy(np.array(numbers)[:, None]), ranking)[:, 0]
-            for sampler, guard, context in zip(self._samplers, self._observing, self._contexts, strict=True):
-                with guard:
-                    sampler.observe(drawn, context)
+            for index in self._observers:
+                with plugins.Guard("samplers", self._chain[index].name, "observe"):
+                    self._samplers[index].observe(drawn, self._contexts[index])
             return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep_stages else [])
 
 
@@ -172,9 +172,8 @@ def check_logits(result: Any, logits: Tensor) -> None:
     Raises:
         WrongResultError: they are not those of the logits before.
     """
-    import torch
-
-    plugins.check_result(isinstance(result, torch.Tensor), result, "a tensor")
+    if not isinstance(result, type(logits)):
+        plugins.check_result(False, result, "a tensor")
     if result.shape != logits.shape or result.dtype != logits.dtype:
         found, expected = (f"{one.dtype} of shape {tuple(one.shape)}" for one in (result, logits))
         raise plugins.WrongResultError(f"returned {found}, not {expected}")

@@ -27,6 +27,7 @@ from gpt2demo.interfaces import Tokenizer  # noqa: E402
 from gpt2demo.model import GPT2  # noqa: E402
 from gpt2demo.runs import checkpoint, weights  # noqa: E402
 from gpt2demo.runs.folder import Run  # noqa: E402
+from gpt2demo.testing import ExporterContract  # noqa: E402
 from gpt2demo.testing.tokenizers import FRAGMENTS, PROSE, TEXTS  # noqa: E402
 from gpt2demo.tokenization.bpe import BpeTokenizer  # noqa: E402
 from gpt2demo.tokenization.byte import ByteTokenizer  # noqa: E402
@@ -81,6 +82,10 @@ def test_the_entry_point_has_the_name_of_the_format() -> None:
 def test_importing_the_plugin_imports_nothing_heavy() -> None:
     code = "import sys, gpt2demo_gguf; print({'torch', 'gguf'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+class TestContract(ExporterContract):
+    exporter = plugin.GgufExporter
 
 
 # ---------------------------------------------------------------------------------------------- content of the file
