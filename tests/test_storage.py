@@ -77,3 +77,60 @@ def test_invalid_json_is_refused_in_one_line(tmp_path: Path, content: str | byte
     with pytest.raises(CheckpointError, match=r"x\.json: cannot be read") as raised:
         storage.read_json(path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs named pipes and devices")
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "missing"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(CheckpointError, match=r"x\.json: cannot be read \((not a regular file|No such file or directory)\)"):
+        storage.read_json(path)
+    for read in (storage.read_bytes, storage.read_end, storage.sha256, lambda path: list(storage.read_lines(path))):
+        with pytest.raises(OSError, match="not a regular file|No such file"):
+            read(path)
+
+
+def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"12\n345\nrest")
+    assert storage.read_bytes(path, 11) == b"12\n345\nrest"
+    with pytest.raises(OSError, match="larger than"):
+        storage.read_bytes(path, 10)
+    assert storage.read_end(path, 4) == b"rest"
+    assert list(storage.read_lines(path)) == [b"12\n", b"345\n"]
+    assert list(storage.read_lines(path, 3)) == [b"345\n"]
+    with path.open("wb") as file:
+        file.truncate(2**36)
+    with pytest.raises(CheckpointError, match="larger than 16 MiB"):
+        storage.read_json(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot rename an open folder")
+def test_a_folder_that_replaces_none_or_fails_leaves_no_temporary(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(ZeroDivisionError), storage.new_folder(target):
+        raise ZeroDivisionError
+    with pytest.raises(CheckpointError, match=rf"^{target}/x/y: could not be written"), storage.new_folder(target) as folder:
+        (folder / "x" / "y").write_text("")
+    assert list(tmp_path.iterdir()) == []
+    with storage.new_folder(target) as folder:
+        (folder / "x").write_text("")
+    storage.remove_folder(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_of_other_names_and_living_processes_are_kept(tmp_path: Path) -> None:
+    names = [f".tmp-a-{os.getpid()}-01234567", ".tmp-b-4194303-01234567", ".tmp-a-b-4194303-01234567", ".tmp-notes"]
+    for name in (*names, ".tmp-a-4194303-01234567"):
+        (tmp_path / name).mkdir()
+    storage.remove_abandoned(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    storage.remove_all_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], names[3]])
