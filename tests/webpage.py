@@ -62,12 +62,17 @@ class Response:
 
 
 class PageServer:
-    """`gpt2demo ui` in its own process, on a free port, with its own folders and without a browser."""
+    """`gpt2demo ui` in its own process, on a free port, with its own folders and without a browser.
+
+    Args:
+        folder: holds the runs and exports, uploads, and modules of plugins.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs, self.exports = folder, folder / "runs", folder / "exports"
         folders = {"GPT2DEMO_RUNS_DIR": str(self.runs), "GPT2DEMO_EXPORTS_DIR": str(self.exports), "TMPDIR": str(folder)}
-        environment = {**os.environ, **HOSTILE_ENVIRONMENT, **folders, "OMP_NUM_THREADS": "1"}
+        modules = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, **HOSTILE_ENVIRONMENT, **folders, "PYTHONPATH": modules, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "gpt2demo", "ui", "--port", "0", "--no-browser"]
         self._process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
@@ -142,8 +147,10 @@ class BrowserPage:
 
     def answer_to(self, prompt: str) -> str:
         """Send a prompt, wait for the complete answer and return it."""
+        prompts = self.page.locator("#chat .message.user")
+        count = prompts.count()
         self.page.locator("#prompt textarea").fill(prompt)
         self.page.locator("#send").click()
-        expect(self.page.locator("#stats")).not_to_contain_text("seed")
+        expect(prompts).to_have_count(count + 1)  # the page clears the statistics at the same time
         self.expect_text("#stats", "seed")
         return self.page.locator("#chat .message").last.inner_text()

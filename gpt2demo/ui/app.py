@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
-
 import gradio as gr
 
 from gpt2demo import plugins
 from gpt2demo.ui.controls import QUIET
+from gpt2demo.ui.page import Page
 from gpt2demo.ui.tabs import ChatTab, ExportTab, TrainTab
+from gpt2demo.ui.text import escape
 
 TITLE = "gpt2demo"
 DESCRIPTION = "Train a small GPT-2 on your own text, chat with it and export it."
@@ -16,7 +16,7 @@ DESCRIPTION = "Train a small GPT-2 on your own text, chat with it and export it.
 
 def build() -> gr.Blocks:
     """Return the page. `server.launch` serves it."""
-    page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
+    page = Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
     with page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{DESCRIPTION}</p>", elem_id="title")
         with gr.Tabs():
@@ -30,7 +30,7 @@ def build() -> gr.Blocks:
                 with gr.Tab(title):
                     plugin_tab(title)
         page.load(**train.refresh)
-        page.load(export.in_progress, None, export.report, **QUIET)
+        page.load(**export.follow)
         page.load(chat.newest, None, chat.model, **QUIET)
         train.ended.change(chat.after_training, [chat.conversation, chat.model], chat.model, **QUIET)
         gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **QUIET)
@@ -43,7 +43,9 @@ def plugin_tab(title: str) -> None:
     registry = plugins.registry()
     try:
         registry.part("tabs", title)()
-    except (Exception, SystemExit) as error:
+    except plugins.PASSED:
+        raise
+    except BaseException as error:  # a plugin may call sys.exit
         plugin = registry.owner("tabs", title)
         plugin.fail(error)
-        gr.HTML(f'<p class="wrong">{html.escape(f"{plugin.title} could not fill this tab: {plugin.error}")}</p>')
+        gr.HTML(f'<p class="wrong">{escape(f"{plugin.title} could not fill this tab: {plugin.error}")}</p>')

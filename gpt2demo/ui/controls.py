@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gpt2demo.config import limits, plain_type
+from gpt2demo.ui.text import unformatted
 
 Controls = dict[str, Component]
 """Field name -> control."""
@@ -42,7 +43,12 @@ def control(name: str, field: FieldInfo, default: Any, elem_id: str) -> Componen
     """Build one control: a checkbox, dropdown, number, slider (for fractions) or text box."""
     kind, _ = plain_type(field.annotation)
     value = None if default is PydanticUndefined else default
-    options: dict[str, Any] = {"label": label(name), "info": field.description, "interactive": True, "elem_id": elem_id}
+    options: dict[str, Any] = {
+        "label": label(name),
+        "info": unformatted(field.description or ""),
+        "interactive": True,
+        "elem_id": elem_id,
+    }
     if kind is bool:
         return gr.Checkbox(bool(value), **options)
     if get_origin(kind) is Literal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import tempfile
 from pathlib import Path
@@ -17,7 +16,9 @@ from gpt2demo import plugins
 from gpt2demo.config import PRESETS, DataConfig, ModelConfig, Preset, TrainConfig, format_spec
 from gpt2demo.errors import DataError, Error
 from gpt2demo.training import jobs
+from gpt2demo.training.settings import check_training, configs
 from gpt2demo.ui.controls import QUIET, Controls, PartOptions, Values, changed, controls, read, shown
+from gpt2demo.ui.text import escape, unformatted
 
 DEFAULT_DATASET, DEFAULT_PRESET = "tales", "nano"
 OWN_TEXT = "my own text"
@@ -102,8 +103,6 @@ class TrainingForm:
             UserError: a setting or the text is invalid, or another training is running.
 
         """
-        from gpt2demo.training.prepare import check_training, configs  # imports torch
-
         preset, dataset, tokenizer = values[self.preset], values[self.dataset], values[self.tokenizer]
         settings = changed(read(self.fields, values), defaults(PRESETS[preset]))
         check_training(*configs(PRESETS[preset], settings))  # raise here rather than in the job's log
@@ -141,7 +140,7 @@ def _text_info(dataset: str) -> str:
     """Return the help text of the selected training text."""
     if dataset == OWN_TEXT:
         return "text files or pasted text; a few hundred kilobytes are a good start"
-    return plugins.datasets()[dataset].summary
+    return unformatted(plugins.datasets()[dataset].summary)
 
 
 def _tokenizer_options(name: str) -> dict[str, FieldInfo]:
@@ -160,7 +159,7 @@ def size_line(preset: Preset, settings: dict[str, Any], tokenizer: str) -> str:
         model = _shape(preset, settings, tokenizer)
         batch_size = TrainConfig.create(steps=1, batch_size=settings.get("batch_size", preset.train.batch_size)).batch_size
     except Error as error:
-        return f'<span class="wrong">{html.escape(str(error))}</span>'
+        return f'<span class="wrong">{escape(str(error))}</span>'
     needed, available = memory(model, batch_size), psutil.virtual_memory().available
     warning = "" if needed < available else ' class="wrong"'
     parameters = f"{_amount(model.n_parameters)} parameters"

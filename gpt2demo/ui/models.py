@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt2demo.config import EngineName
-from gpt2demo.engines.exported import is_export
+from gpt2demo.engines.exported import is_export, stored_dtype
 from gpt2demo.generation.generate import Model
 from gpt2demo.generation.load import load
 from gpt2demo.runs.find import list_runs
@@ -26,7 +26,7 @@ def choices() -> list[tuple[str, str]]:
     folder = exports_dir()
     candidates = folder.iterdir() if folder.is_dir() else ()
     exports = [path for path in candidates if not path.name.startswith(TEMPORARY) and is_export(path)]
-    found += [(_saved_at(path), f"{path.name} (exported)", str(path)) for path in exports]
+    found += [(_saved_at(path), f"{path.name} (exported, {stored_dtype(path)})", str(path)) for path in exports]
     return [(label, model) for _, label, model in sorted(found, reverse=True)]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from gpt2demo.errors import RunError, SettingError
-from gpt2demo.terminal import exit_on_signal, print_message
+from gpt2demo.terminal import exit_on_signal, one_line, print_message
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -135,9 +135,12 @@ class Guard:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it with 400 or 403."""
+        """Pass a request on, or refuse it with 400 or 403. Gradio raises exceptions for invalid requests: they become a 400."""
+        started = False
 
         async def send_with_policy(message: Scope) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 headers = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
                 message["headers"] = [*message.get("headers", []), *headers]
@@ -147,7 +150,16 @@ class Guard:
 
         refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
         app = PlainTextResponse(refusal[1], refusal[0]) if refusal else self._app
-        await app(scope, receive, send_with_policy)
+        try:
+            await app(scope, receive, send_with_policy)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            if started:  # a stream that Gradio breaks off, such as the events of an unknown session
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                reason = one_line(f"invalid request ({type(error).__name__}: {error})").encode("utf-8", "replace").decode()
+                await PlainTextResponse(reason, 400)(scope, receive, send_with_policy)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return status and reason if the request is to be refused."""

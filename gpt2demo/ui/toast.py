@@ -1,54 +1,37 @@
-"""Show errors as toasts on the page. Unexpected ones are bugs: their tracebacks appear in the terminal as well."""
+"""Errors and warnings as toasts. Their text is escaped: it may quote names and texts of the user."""
 
 from __future__ import annotations
-
-import html
-from collections.abc import Callable, Iterator
-from functools import wraps
-from inspect import isgeneratorfunction
-from typing import Any, TypeVar, cast
 
 import gradio as gr
 
 from gpt2demo.errors import Error
+from gpt2demo.terminal import one_line
+from gpt2demo.ui.text import escape
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-
-def toasting(handler: Handler) -> Handler:
-    """Decorate a function or generator so that its exceptions become toasts."""
-
-    @wraps(handler)
-    def call(*args: Any) -> Any:
-        try:
-            return handler(*args)
-        except Error as error:
-            raise toast(error) from None
-        except Exception as bug:
-            raise unexpected(bug) from bug
-
-    @wraps(handler)
-    def iterate(*args: Any) -> Iterator[Any]:
-        try:
-            yield from handler(*args)
-        except Error as error:
-            raise toast(error) from None
-        except Exception as bug:
-            raise unexpected(bug) from bug
-
-    return cast("Handler", iterate if isgeneratorfunction(handler) else call)
+LENGTH = 500  # characters of a message
 
 
 def toast(error: Error) -> gr.Error:
-    """Return the error as a toast. The message is escaped: it may quote names and texts of the user."""
-    return gr.Error(html.escape(str(error), quote=False), print_exception=False)
+    """Return a toast for an error of gpt2demo."""
+    return gr.Error(_html(str(error)), print_exception=False)
+
+
+def refusal(error: Exception) -> gr.Error:
+    """Return a toast for an invalid value that a browser sent."""
+    return gr.Error(_html(str(getattr(error, "message", error))), print_exception=False)
 
 
 def unexpected(bug: Exception) -> gr.Error:
     """Return a toast for a bug. Gradio prints the traceback in the terminal."""
-    return gr.Error(html.escape(f"unexpected {type(bug).__name__}: {bug} (a bug; the terminal shows where)", quote=False))
+    return gr.Error(_html(f"unexpected {type(bug).__name__} (a bug; the terminal shows where): {bug}"))
 
 
 def warn(text: str) -> None:
-    """Show a warning as a toast; the handler continues."""
-    gr.Warning(html.escape(text, quote=False))
+    """Show a warning as a toast; the event listener continues."""
+    gr.Warning(_html(text))
+
+
+def _html(text: str) -> str:
+    """Return a message as one short line of HTML."""
+    line = one_line(text)
+    return escape(line if len(line) <= LENGTH else f"{line[:LENGTH]} …")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.errors import Error
 from gpt2demo.runs.folder import Run, State
+from gpt2demo.storage import TEMPORARY
 from gpt2demo.training.jobs import Job
 
 POINTS = 240
 SAMPLES = 20
-PREPARING = ("reading the text and training the tokenizer",)
 Point = tuple[float, float]
 
 
@@ -132,14 +133,15 @@ class RunWatcher:
         job = job if job and job.run == self.run.name else None
         status = job.status() if job else self.state.status if self.state else "failed"
         error = job.error() if job else self.state.error if self.state else None
+        stage = (_stage(self.run),) if status == "preparing" else ()
         if self.state is None:
-            return Progress(self.run.name, status, facts=PREPARING if status == "preparing" else (), error=error)
+            return Progress(self.run.name, status, facts=stage, error=error)
         if status == "running" and self.run.stop_file.exists():
             status = "stopping"
         step, total = max(self.state.step, int(self._last.get("step", 0))), self.state.total_steps
         pace = sum(self._seconds) / len(self._seconds) if status == "running" and self._seconds else 0.0
         left = f"{duration(pace * (total - step))} left" if pace else ""
-        return Progress(self.run.name, status, step, total, tuple(self._facts(pace)), left, error)
+        return Progress(self.run.name, status, step, total, (*stage, *self._facts(pace)), left, error)
 
     def _facts(self, pace: float) -> list[str]:
         """Return the losses and, while running, the speed. `pace` is in seconds per step."""
@@ -151,6 +153,19 @@ class RunWatcher:
         if pace:
             facts.append(f"{self._tokens_per_step / pace:,.0f} tokens/s")
         return facts
+
+
+def _stage(run: Run) -> str:
+    """Return what a training that is preparing does now: each stage ends with a file or folder."""
+    if run.has_state:
+        return "loading the checkpoint"
+    if run.exists:
+        return "building the model"
+    unfinished = run.path.parent.glob(f"{TEMPORARY}{glob.escape(run.path.name)}-*")
+    folders = [path for path in (run.path, *unfinished) if path.is_dir()]
+    if any(Run(path).tokenizer.exists() for path in folders):
+        return "encoding the text"
+    return "reading the text and training the tokenizer" if folders else "starting"
 
 
 def _tokens_per_step(run: Run) -> int:

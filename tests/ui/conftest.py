@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from webpage import BrowserPage, PageServer, make_run
 
-from gpt2demo import plugins
 from gpt2demo.ui import server
 
 HOSTILE_TEXT = (
@@ -65,7 +64,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_plugins: None)
     """Install a plugin with a sampler, a working tab and a broken one."""
     (tmp_path / "gpt2demo_whim.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(plugins, "installed", lambda: [EntryPoint("whim", "gpt2demo_whim", "gpt2demo")])
+    monkeypatch.setattr("gpt2demo.plugins.loading.installed", lambda: [EntryPoint("whim", "gpt2demo_whim", "gpt2demo")])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from webpage import BrowserPage, by_id
 from gpt2demo import plugins
 from gpt2demo.config import DEFAULT_CHAIN
 from gpt2demo.ui import models
-from gpt2demo.ui.tabs.chat import NO_SAMPLER, ChatTab, Conversation, SamplerControls, as_html
+from gpt2demo.ui.tabs.chat import NO_SAMPLER, ChatTab, Conversation, SamplerControls
 
 
 def test_an_installed_sampler_appears_with_its_controls(plugin: None) -> None:
@@ -46,10 +46,6 @@ def test_a_new_model_is_selected_unless_the_user_has_selected_one(monkeypatch: p
     conversation.model_selected = True
     assert tab.after_training(conversation, "old").value == "old"
     assert tab.refresh("deleted").value == "new"
-
-
-def test_text_is_escaped_with_line_breaks_and_leading_space() -> None:
-    assert as_html(" <b>\n&") == "&#32;&lt;b&gt;&#10;&amp;"
 
 
 @pytest.mark.browser

@@ -93,7 +93,7 @@ def test_an_error_names_an_uploaded_file_without_its_folder(monkeypatch: pytest.
 
 def test_samples_names_and_errors_are_escaped(unread: RunWatcher) -> None:
     unread.samples.append({"step": 1, "text": "<img src=x>\n&"})
-    assert "<pre>&lt;img src=x&gt;\n&amp;</pre>" in samples_html(unread)
+    assert "<pre>\n&lt;img src=x&gt;\n&amp;</pre>" in samples_html(unread)
     assert "<img" not in progress_html(Progress("<img>", "failed", error="<img>", facts=("<img>",)))
 
 

@@ -5,7 +5,6 @@ Generated text is escaped, and Markdown is off. Each message is a new prompt wit
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,12 +19,13 @@ from gpt2demo.errors import RunError
 from gpt2demo.generation.generate import Generation, Model
 from gpt2demo.interfaces import Sampler
 from gpt2demo.ui import models
-from gpt2demo.ui.controls import QUIET, Controls, Values, controls, read
-from gpt2demo.ui.toast import toasting, warn
+from gpt2demo.ui.controls import QUIET, Controls, Values, controls, read, shown
+from gpt2demo.ui.page import Selection
+from gpt2demo.ui.text import escape, exactly, unformatted
+from gpt2demo.ui.toast import warn
 
 NOTE = "Base models continue text; they do not follow instructions. Earlier messages are not part of the prompt."
 EXAMPLES = ("Once upon a time, there was a little", "One morning, a small bear named", "Long ago, a curious girl")
-ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 UPDATE_SECONDS = 0.05  # between updates of a growing answer
 NO_SAMPLER = format_spec("temperature", {"value": 1})  # no effect; an empty chain would select the default one
 
@@ -70,7 +70,7 @@ class SamplerControls:
         """Build the controls of a sampler; `defaults` are its options in the default chain, None if it is not part of it."""
         used = defaults is not None
         info = (cls.__doc__ or "").partition("\n")[0].partition(" (")[0]
-        self._use[name] = gr.Checkbox(used, label=name, info=info, elem_id=f"use-{name}", elem_classes="use")
+        self._use[name] = gr.Checkbox(used, label=name, info=unformatted(info), elem_id=f"use-{name}", elem_classes="use")
         with gr.Column(visible=used) as options:
             self._fields[name] = controls(cls.model_fields, defaults, prefix=f"sampler-{name}")
         self._use[name].change(lambda checked: gr.Column(visible=checked), self._use[name], options, **QUIET)
@@ -111,6 +111,7 @@ class ChatTab:
             label="Conversation",
             show_label=False,
             render_markdown=False,
+            latex_delimiters=[],  # by default `$$…$$` is a formula, also without Markdown
             height="60vh",
             layout="bubble",
             buttons=[],
@@ -180,8 +181,9 @@ class ChatTab:
         available = [model for _, model in choices]
         return gr.Dropdown(choices, value=selected if selected in available else next(iter(available), None))
 
-    def _on_example(self, event: gr.SelectData) -> str:
-        return str(event.value["text"])
+    def _on_example(self, selected: Selection) -> str:
+        text = selected.value.get("text") if isinstance(selected.value, dict) else None
+        return text if text in EXAMPLES else ""
 
     def _on_stop(self, conversation: Conversation) -> None:
         conversation.stopping = True
@@ -197,14 +199,13 @@ class ChatTab:
         stop = ("\n",) if values[self._one_line] else ()
         return GenerateConfig.create(**read(self._length, values), samplers=self._samplers.chain(values), stop=stop)
 
-    @toasting
     def _answer(self, values: Values) -> Iterator[dict[Component, Any]]:
         """Yield updates with the growing continuation of the prompt."""
-        conversation, prompt, config = values[self.conversation], values[self._prompt], self._config(values)
+        conversation, prompt, config = values[self.conversation], shown(values[self._prompt]), self._config(values)
         if values[self.model] is None:
             raise RunError("no model yet; train one first")
         bubble = {"role": "assistant", "content": ""}
-        conversation.messages = [*conversation.messages, {"role": "user", "content": as_html(prompt)}, bubble]
+        conversation.messages = [*conversation.messages, {"role": "user", "content": exactly(prompt)}, bubble]
         conversation.stopping = False
         yield {self._chat: conversation.messages, self._prompt: "", self._stats: "", **self._buttons(True)}
         try:
@@ -213,7 +214,7 @@ class ChatTab:
                 if generation.dropped:
                     warn(f"the prompt is longer than the context; its first {generation.dropped} tokens are ignored")
                 for text in _growing(generation, conversation):
-                    bubble["content"] = as_html(text)
+                    bubble["content"] = exactly(text)
                     yield {self._chat: conversation.messages}
                 visible = conversation.messages[-1:] == [bubble]  # not cleared meanwhile
                 yield {self._stats: _stats(model, generation) if visible else "", **self._buttons(False)}
@@ -240,12 +241,6 @@ def _growing(generation: Generation, conversation: Conversation) -> Iterator[str
     yield generation.text
 
 
-def as_html(text: str) -> str:
-    """Return HTML that shows exactly this text. Line breaks and leading space are escaped too: Gradio would strip them."""
-    first = f"&#{ord(text[0])};" if text[:1].isspace() else text[:1].translate(ESCAPED)
-    return first + text[1:].translate(ESCAPED)
-
-
 def _stats(model: Model, generation: Generation) -> str:
     """Return the speed, and the seed and engine needed to generate the same text again, as HTML."""
     count = len(generation.ids)
@@ -257,4 +252,4 @@ def _stats(model: Model, generation: Generation) -> str:
         f"seed {generation.seed}",
         f"{model.engine.name} on {model.engine.provider}",
     ]
-    return "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
+    return "".join(f"<span>{escape(fact)}</span>" for fact in facts)

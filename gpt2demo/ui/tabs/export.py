@@ -1,23 +1,25 @@
-"""The Export tab: export a run, with the report of the verification while it is written."""
+"""The Export tab: export a run, with its report stage by stage, in every browser."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import asyncio
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from gpt2demo import plugins
 from gpt2demo.errors import RunError
-from gpt2demo.ui import models
+from gpt2demo.export.export import export_model
+from gpt2demo.ui import exporting, models
 from gpt2demo.ui.controls import QUIET
-from gpt2demo.ui.toast import toasting
+from gpt2demo.ui.exporting import Export
+from gpt2demo.ui.text import unformatted
 
 PRECISION = "lower precision: smaller and faster"
-_exporting = threading.Lock()
+POLL_SECONDS = 0.1
 
 
 class ExportTab:
@@ -26,7 +28,7 @@ class ExportTab:
     Attributes:
         done: a gr.State that changes after each export.
         run: the list of runs, input and output of `refresh`.
-        report: the report, output of `in_progress`.
+        follow: arguments of an event listener that shows an export in progress.
 
     """
 
@@ -42,37 +44,52 @@ class ExportTab:
             self._dtype = gr.Dropdown(dtypes, label="Precision", info=PRECISION, elem_id="export-dtype", **row)
         with gr.Row():
             self._start = gr.Button("Export", variant="primary", scale=0, min_width=200, elem_id="export-start")
-        self.report = gr.Textbox(label="Report", lines=6, max_lines=24, interactive=False, elem_id="export-report")
+        self._report = gr.Textbox(label="Report", lines=6, max_lines=24, interactive=False, elem_id="export-report")
         self._folder = gr.Textbox(label="Folder", interactive=False, visible=False, buttons=["copy"], elem_id="export-folder")
         self._format.change(_select_format, self._format, [self._format, self._dtype], **QUIET)
-        inputs, outputs = [self.run, self._format, self._dtype, self.done], [self.report, self._folder, self.done]
-        self._start.click(self._export, inputs, outputs, **QUIET)
+        options: dict[str, Any] = {
+            "outputs": [self._report, self._folder, self._start, self.done],
+            "concurrency_limit": None,  # otherwise a second browser would wait without a message
+            **QUIET,
+        }
+        self._start.click(self._export, [self.run, self._format, self._dtype], **options)
+        self.follow: dict[str, Any] = {"fn": self._follow, "inputs": None, **options}
 
     def refresh(self, selected: str | None) -> Any:
         """Return an update of the list of runs. The selection stays if it still exists."""
         runs = models.runs()
         return gr.Dropdown(runs, value=selected if selected in runs else next(iter(runs), None))
 
-    def in_progress(self) -> Any:
-        """Return an update of the report for a page that was opened during an export."""
-        return gr.Textbox("Another export is running; wait until it is done.") if _exporting.locked() else gr.skip()
-
-    @toasting
-    def _export(self, run: str | None, format: str, dtype: str, done: int) -> Iterator[Any]:  # noqa: A002  # as in export_model
-        from gpt2demo.export.export import export_model
-
+    async def _export(self, run: str | None, format: str, dtype: str) -> AsyncIterator[Any]:  # noqa: A002  # as in export_model
+        """Start an export and yield its progress."""
         if run is None:
             raise RunError("no model yet; train one first")
-        lines: list[str] = []
-        yield "", gr.Textbox(visible=False), done
-        if not _exporting.acquire(blocking=False):
-            raise RunError("another export is running; wait until it is done")
-        for line in in_background(lambda report: export_model(run, format, dtype=dtype, report=report), _exporting.release):
-            if isinstance(line, Path):
-                yield "\n".join(lines), gr.Textbox(str(line), visible=True), done + 1
-            else:
-                lines.append(line)
-                yield "\n".join(lines), gr.skip(), gr.skip()
+        work: exporting.Work = lambda report: export_model(run, format, dtype=dtype, report=report)  # noqa: E731
+        export = exporting.start(f"loading the newest checkpoint of {run}", work)
+        async for update in self._progress(export):
+            yield update
+
+    async def _follow(self) -> AsyncIterator[Any]:
+        """Yield the progress of an export that is running when the page is opened."""
+        if export := exporting.running():
+            async for update in self._progress(export):
+                yield update
+
+    async def _progress(self, export: Export) -> AsyncIterator[dict[Component, Any]]:
+        """Yield the report whenever it changes, then the folder or the error. Does not occupy a thread while it waits."""
+        yield {self._report: export.report, self._folder: gr.Textbox(visible=False), self._start: gr.Button(interactive=False)}
+        shown = export.report
+        while not export.ended:
+            await asyncio.sleep(POLL_SECONDS)
+            if (report := export.report) != shown:
+                shown = report
+                yield {self._report: report}
+        ready = {self._report: export.report, self._start: gr.Button(interactive=True)}
+        if export.error is None:
+            yield {**ready, self._folder: gr.Textbox(str(export.folder), visible=True), self.done: time.monotonic()}
+        else:
+            yield ready
+            raise export.error
 
 
 def _dtypes(exporter: str) -> tuple[str, ...]:
@@ -82,40 +99,9 @@ def _dtypes(exporter: str) -> tuple[str, ...]:
 
 def _summary(exporter: str) -> str:
     """Return an exporter's summary."""
-    return plugins.exporters()[exporter].summary
+    return unformatted(plugins.exporters()[exporter].summary)
 
 
 def _select_format(exporter: str) -> tuple[Any, Any]:
     """Return updates with the summary and dtypes of the selected format."""
     return gr.Dropdown(info=_summary(exporter)), gr.Dropdown(list(_dtypes(exporter)), value=_dtypes(exporter)[0])
-
-
-def in_background(work: Callable[[Callable[[str], None]], Path], on_end: Callable[[], None]) -> Iterator[str | Path]:
-    """Run work in a thread; yield the lines that it reports, then its result.
-
-    The work continues to its end if the iterator is closed.
-
-    Args:
-        work: function that takes a `report` function and returns a path.
-        on_end: called after the work, whether it succeeded or not.
-
-    Raises:
-        BaseException: any exception of the work.
-
-    """
-    channel: queue.SimpleQueue[str | Path | BaseException] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            channel.put(work(channel.put))
-        except BaseException as error:  # raised again in the iterator
-            channel.put(error)
-        finally:
-            on_end()
-
-    threading.Thread(target=run, daemon=True).start()
-    while not isinstance(item := channel.get(), Path):
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-    yield item

@@ -6,10 +6,12 @@ training continues when the browser is closed, and several browsers can follow i
 
 from __future__ import annotations
 
-import html
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -23,12 +25,14 @@ from gpt2demo.runs.folder import Run, runs_dir
 from gpt2demo.training import jobs
 from gpt2demo.ui.controls import QUIET, Values, shown
 from gpt2demo.ui.form import TrainingForm
+from gpt2demo.ui.page import Selection
+from gpt2demo.ui.text import escape
 from gpt2demo.ui.theme import TRAINING, VALIDATION
-from gpt2demo.ui.toast import toasting
 from gpt2demo.ui.watch import Progress, RunWatcher
 
 ACTIVE = ("preparing", "running", "stopping")
 NEW_SAMPLES = 3
+WAITING = "waiting for the end of the last training"
 NO_RUN = (
     "<p>Press <b>Start</b> to train a small GPT-2 on the example stories. It takes a minute or two. "
     "The losses and samples appear here; when it is done, open <b>Chat</b>.</p>"
@@ -58,6 +62,12 @@ class Session:
         self.watcher = RunWatcher(Run(runs_dir() / name)) if name else None
         self.active, self.reset_zoom = False, True
 
+    def changed(self, state: dict[Block, Any]) -> dict[Block, Any]:
+        """Return the values that the browser does not show yet, and assume that they are sent."""
+        changes = {component: value for component, value in state.items() if self.sent.get(component) != value}
+        self.sent |= state
+        return changes
+
 
 class TrainTab:
     """Build the tab in the current gr.Tab.
@@ -70,6 +80,7 @@ class TrainTab:
 
     def __init__(self) -> None:
         self._session = gr.State(Session)
+        self._starting: Progress | None = None  # between a click and its job, for every browser
         self.ended = gr.State(0)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
@@ -109,17 +120,20 @@ class TrainTab:
         buttons, content = [self._start, self._stop, self._resume], [self._progress, self._plot, self._samples]
         outputs = [*buttons, *content, self._another, self._run, self.ended]
         self.refresh: dict[str, Any] = {"fn": self._refresh, "inputs": {self._session, self.ended}, "outputs": outputs, **QUIET}
-        self._start.click(self._on_start, {self._session, *self._form.inputs}, None, **QUIET).then(**self.refresh)
+        self._start.click(self._on_start, {self._session, *self._form.inputs}, self._progress, **QUIET).then(**self.refresh)
         self._stop.click(self._on_stop, self._session, None, **QUIET).then(**self.refresh)
-        self._resume.click(self._on_resume, {self._session, self._length}, None, **QUIET).then(**self.refresh)
+        self._resume.click(self._on_resume, {self._session, self._length}, self._progress, **QUIET).then(**self.refresh)
         self._run.input(self._on_run, [self._session, self._run], None, **QUIET).then(**self.refresh)
         gr.Timer(1.0).tick(**self.refresh)
         self._plot.select(self._zoom, None, self._plot, **QUIET)
         self._plot.double_click(lambda: gr.LinePlot(x_lim=None), None, self._plot, **QUIET)
 
-    @toasting
-    def _on_start(self, values: Values) -> None:
-        values[self._session].show(self._form.start(values).run)
+    def _on_start(self, values: Values) -> Iterator[dict[Block, Any]]:
+        """Yield the acknowledgement, then start a training."""
+        session: Session = values[self._session]
+        with self._preparing(Progress("new run", "preparing", facts=("checking the settings",))) as progress:
+            yield session.changed({self._progress: progress_html(progress)})
+            session.show(self._form.start(values).run)
 
     def _on_stop(self, session: Session) -> None:
         job = jobs.last()
@@ -128,36 +142,51 @@ class TrainTab:
         elif session.watcher and session.active:  # started in a terminal
             session.watcher.run.stop_file.touch()
 
-    @toasting
-    def _on_resume(self, values: Values) -> None:
-        watcher, length = values[self._session].watcher, shown(values[self._length]).strip()
+    def _on_resume(self, values: Values) -> Iterator[dict[Block, Any]]:
+        """Yield the acknowledgement, then resume the run that is shown."""
+        session: Session = values[self._session]
+        watcher, length = session.watcher, shown(values[self._length]).strip()
         if watcher is None:
             raise RunError("no run to resume yet; press Start")
         progress, steps = watcher.progress(None), TrainConfig.create(steps=length).steps if length else None
         if progress.step >= (steps or progress.total) > 0:
             raise RunError(f"run {progress.name!r} has already done {progress.step} steps; enter more in 'Resume until step'")
-        jobs.start_resume(progress.name, steps=steps)
+        waiting = replace(progress, status="preparing", total=steps or progress.total, facts=(WAITING,), left="", error=None)
+        with self._preparing(waiting):
+            yield session.changed({self._progress: progress_html(waiting)})
+            jobs.start_resume(progress.name, steps=steps)
+
+    @contextmanager
+    def _preparing(self, progress: Progress) -> Iterator[Progress]:
+        """Show this progress in every browser during the block."""
+        self._starting = progress
+        try:
+            yield progress
+        finally:
+            self._starting = None
 
     def _on_run(self, session: Session, run: str) -> None:
         session.show(run)
 
-    def _zoom(self, event: gr.SelectData) -> gr.LinePlot:
-        return gr.LinePlot(x_lim=event.index)
+    def _zoom(self, selected: Selection) -> gr.LinePlot:
+        limits = selected.index
+        valid = isinstance(limits, list) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)
+        return gr.LinePlot(x_lim=limits if valid else None)
 
     def _refresh(self, values: Values) -> Any:
         """Return what has changed since the last refresh, by component."""
         session: Session = values[self._session]
+        if self._starting:
+            return session.changed({self._progress: progress_html(self._starting)}) or gr.skip()
         job = jobs.last()
         if session.watcher is None or (job and job.alive and job.pid != session.job):
             session.show(job.run if job and job.alive else next((run.name for run in list_runs()), None))
         session.job = job.pid if job else None
         if session.watcher is None:
-            return {self._progress: NO_RUN}
+            return session.changed({self._progress: NO_RUN}) or gr.skip()
         changes = self._content(session, session.watcher)
         progress = session.watcher.progress(job)
-        state = self._state(progress)
-        changes |= {component: value for component, value in state.items() if session.sent.get(component) != value}
-        session.sent |= state
+        changes |= session.changed(self._state(progress))
         was_active, session.active = session.active, progress.status in ACTIVE
         if was_active and not session.active:
             changes[self.ended] = values[self.ended] + 1
@@ -200,10 +229,10 @@ def progress_html(progress: Progress) -> str:
     """Return the progress line above the plot. Names and errors are escaped."""
     done = f"step {progress.step:,} of {progress.total:,}" if progress.total else ""
     steps = f"<span>{' · '.join(filter(None, [done, progress.left]))}</span>"
-    title = f'<span class="badge {progress.status}">{progress.status}</span><b>{html.escape(progress.name)}</b>{steps}'
+    title = f'<span class="badge {progress.status}">{progress.status}</span><b>{escape(progress.name)}</b>{steps}'
     bar = f'<progress value="{progress.step}" max="{progress.total or 1}"></progress>'
-    facts = "".join(f"<span>{html.escape(fact)}</span>" for fact in progress.facts)
-    error = f'<div class="wrong">{html.escape(without_uploads(progress.error))}</div>' if progress.error else ""
+    facts = "".join(f"<span>{escape(fact)}</span>" for fact in progress.facts)
+    error = f'<div class="wrong">{escape(without_uploads(progress.error))}</div>' if progress.error else ""
     return f'<div class="head">{title}</div>{bar}<div class="facts">{facts}</div>{error}'
 
 
@@ -214,9 +243,9 @@ def without_uploads(message: str) -> str:
 
 
 def samples_html(watcher: RunWatcher) -> str:
-    """Return the samples of the evaluations as escaped text, newest first."""
-    samples = [(sample.get("step", 0), html.escape(str(sample.get("text", "")))) for sample in reversed(watcher.samples)]
-    cards = [f"<figure><figcaption>step {step:,}</figcaption><pre>{text}</pre></figure>" for step, text in samples]
+    """Return the samples of the evaluations as escaped text, newest first. HTML ignores a line break after `<pre>`."""
+    samples = [(sample.get("step", 0), escape(str(sample.get("text", "")))) for sample in reversed(watcher.samples)]
+    cards = [f"<figure><figcaption>step {step:,}</figcaption><pre>\n{text}</pre></figure>" for step, text in samples]
     new, old = "".join(cards[:NEW_SAMPLES]), "".join(cards[NEW_SAMPLES:])
     earlier = f"<details><summary>Earlier samples</summary>{old}</details>" if old else ""
     return f"<h3>Samples</h3>{new}{earlier}" if cards else ""

@@ -1,0 +1,41 @@
+"""Combine a preset with settings, and check the result. Imports torch only to check for a GPU: the web page answers at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpt2demo import plugins
+from gpt2demo.config import ModelConfig, Preset, TrainConfig
+from gpt2demo.errors import SettingError
+
+
+def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
+    """Return a preset's configs with some settings changed. `steps` replaces the preset's `epochs`, and vice versa.
+
+    Raises:
+        SettingError: a setting is unknown or has an invalid value.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if unknown := settings.keys() - ModelConfig.model_fields.keys() - TrainConfig.model_fields.keys():
+        raise SettingError(f"{sorted(unknown)[0]}: unknown setting")
+    model = base.model.with_changes(**{k: v for k, v in settings.items() if k in ModelConfig.model_fields})
+    train = {k: v for k, v in settings.items() if k in TrainConfig.model_fields}
+    if "steps" in train or "epochs" in train:
+        train = {"steps": None, "epochs": None} | train
+    return model, base.train.with_changes(**train)
+
+
+def check_training(model: ModelConfig, train: TrainConfig) -> None:
+    """Check what the configs cannot check alone.
+
+    Raises:
+        SettingError: more layers are frozen than the model has, or the device is not available.
+        PluginError: the optimizer does not exist.
+    """
+    if train.device not in ("auto", "cpu"):
+        from gpt2demo.engines.hardware import torch_device  # imports torch
+
+        torch_device(train.device)
+    plugins.registry().part("optimizers", train.optimizer)
+    if train.freeze_layers > model.n_layer:
+        raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; use at most that")
