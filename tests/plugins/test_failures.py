@@ -237,7 +237,7 @@ RESULTS = {
     "tokenizers.encode_array": [None, [97], np.array([97.0]), np.array([[97]]), np.array([256])],
     "tokenizers.decode": [None, b"ab", ["a"], np.str_("a")],
     "tokenizers.vocab_size": [None, "256", 256.0, np.int64(256), 0, True],
-    "optimizers.the factory": [None, "adam", lambda: None],
+    "optimizers.the factory": [None, "adam", object],
     "optimizers.state_dict": [None, "text", {}, {"state": {0: {"x": {1}}}, "param_groups": []}],
 }
 
