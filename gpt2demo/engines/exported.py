@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from gpt2demo.config import ModelConfig, describe
 from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.runs.folder import Run, exports_dir
-from gpt2demo.storage import read_json, safe_check, sha256
+from gpt2demo.storage import TEMPORARY, read_json, safe_check, sha256
 
 CERTIFICATE = "gpt2demo.json"
 MODEL = "model.onnx"
@@ -72,15 +72,49 @@ def is_export(path: Path) -> bool:
     return safe_check((path / CERTIFICATE).is_file) and safe_check((path / MODEL).is_file)
 
 
+def stored_dtype(folder: Path) -> str:
+    """Return the dtype in an export's certificate, for lists of exports; they are not checked."""
+    try:
+        return str(read_json(folder / CERTIFICATE).get("dtype"))
+    except CheckpointError:
+        return "damaged"
+
+
+def exports_of(run: Run) -> list[Path]:
+    """Return the exports that were made from a run, by name. Exports in other folders than `exports_dir()` are not found."""
+    try:
+        folders = sorted(path for path in exports_dir().iterdir() if not path.name.startswith(TEMPORARY) and is_export(path))
+    except OSError:  # there are no exports
+        return []
+    return [folder for folder in folders if _made_from(folder) == run.name]
+
+
+def _made_from(folder: Path) -> Any:
+    """Return the name of the run in an export's certificate, or None."""
+    try:
+        source = read_json(folder / CERTIFICATE).get("source")
+    except CheckpointError:
+        return None
+    return source.get("run") if isinstance(source, dict) else None
+
+
 def export_of(run: Run) -> Path:
-    """Return the export of a run, which has the run's name. Warn if it was not made from the run's newest checkpoint.
+    """Return the export with a run's name, or the only other export of the run.
+
+    Warn if it was not made from the run's newest checkpoint.
 
     Raises:
-        RunError: the run has no export.
+        RunError: the run has no export, or several and none has its name.
     """
     folder = exports_dir() / run.name
     if not is_export(folder):
-        raise RunError(f"run {run.name!r} has no export in {folder}; make one with `gpt2demo export {run.name} --onnx`")
+        others = exports_of(run)
+        if not others:
+            raise RunError(f"run {run.name!r} has no export in {folder}; make one with `gpt2demo export {run.name} --onnx`")
+        if len(others) > 1:
+            names = ", ".join(f"{other.name} ({stored_dtype(other)})" for other in others)
+            raise RunError(f"run {run.name!r} has several exports; use the name of one instead: {names}")
+        folder = others[0]
     source = read_json(folder / CERTIFICATE).get("source")
     newest = max(run.checkpoints.glob("step-*/manifest.json"), default=None)
     weights = _file_entry(read_json(newest), "model.safetensors") if newest else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from gpt2demo.engines.exported import export_of
 from gpt2demo.engines.onnx import OnnxEngine
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.runs.folder import Run
+from gpt2demo.storage import TEMPORARY
 
 
 def refused(folder: Path) -> str:
@@ -122,6 +124,20 @@ def test_the_export_of_a_run_is_found_by_name(tiny_checkpoint, tiny_export, monk
     assert export_of(Run(run)) == tiny_export
     with pytest.raises(RunError, match="gpt2demo export other --onnx"):
         export_of(Run(run.with_name("other")))
+
+
+def test_without_an_export_of_its_name_the_only_other_export_of_a_run_is_used(export_copy, tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("GPT2DEMO_EXPORTS_DIR", str(export_copy.parent))
+    run = Run(tiny_checkpoint.parent.parent)
+    other = export_copy.rename(export_copy.with_name("tiny-int8"))
+    change_certificate(other, lambda certificate: certificate.update(dtype="int8"))
+    assert export_of(run) == other
+    shutil.copytree(other, other.with_name(f"{TEMPORARY}tiny-1-2"))  # an export in progress is not one
+    assert export_of(run) == other
+    second = shutil.copytree(other, other.with_name("tiny-short"))
+    change_certificate(second, lambda certificate: certificate.update(dtype="fp32"))
+    with pytest.raises(RunError, match=r"several exports; use the name of one instead: tiny-int8 \(int8\), tiny-short \(fp32\)"):
+        export_of(run)
 
 
 def test_an_export_older_than_its_run_is_used_with_a_warning(tiny_export, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from gpt2demo import hookimpl, plugins
 from gpt2demo.errors import CheckpointError, ExportError, RunError, SettingError
 from gpt2demo.export.export import export_model
 from gpt2demo.export.onnx import write
+from gpt2demo.storage import write_json
 from gpt2demo.ui import models
 
 
@@ -64,11 +65,13 @@ def test_an_export_has_the_name_of_its_run_or_checkpoint_and_format(tiny_checkpo
     assert export_model(tiny_checkpoint.parent.parent, "text", report=lines.append) == exports / "tiny-text"
     assert export_model(tiny_checkpoint, "text", report=lines.append) == exports / "tiny-step-00000001-text"
     assert lines == [f"exported {tiny_checkpoint.name}"] * 2
+    assert export(tiny_checkpoint, dtype="fp16") == exports / "tiny-step-00000001-text-fp16"
 
 
 def test_the_default_folder_of_an_onnx_export_has_the_name_of_the_run(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(plugins.registry(), "part", lambda kind, name: TextExporter)
     assert export(tiny_checkpoint.parent.parent, format="onnx") == tmp_path / "exports" / "tiny"
+    assert export(tiny_checkpoint.parent.parent, format="onnx", dtype="fp16") == tmp_path / "exports" / "tiny-fp16"
 
 
 def test_an_export_cannot_be_exported(tiny_export):
@@ -130,6 +133,29 @@ def test_an_export_is_replaced_and_added_files_are_kept(tiny_checkpoint, tmp_pat
     assert (folder / "model.txt").read_text() == "new fp32"
     assert (folder / "notes" / "mine.txt").read_text() == "keep me"
     assert lines[-1] == f"replacing the existing export in {folder}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("fp32", 0.8, "replacing the existing export in"),
+        ("int8", 0.8, "replacing the fp32 export in"),
+        ("fp32", 1.0, "replacing the export with chain temperature:value=0.8 in"),
+        ("int8", 1.0, "replacing the fp32 export with chain temperature:value=0.8 in"),
+    ],
+)
+def test_replacing_an_export_of_another_dtype_or_chain_is_reported(tiny_checkpoint, tmp_path, monkeypatch, dtype, value, message):
+    def write(self, checkpoint, folder, *, dtype, report):
+        step = {"name": "temperature", "values": {"value": chosen}, "fixed": {}}
+        write_json(folder / "gpt2demo.json", {"dtype": dtype, "samplers": [step]})
+
+    monkeypatch.setattr(TextExporter, "export", write)
+    monkeypatch.setattr(TextExporter, "dtypes", ("fp32", "int8"))
+    folder, lines, chosen = tmp_path / "out", [], 0.8
+    export(tiny_checkpoint, folder)
+    chosen = value
+    export_model(tiny_checkpoint, "text", folder, dtype=dtype, report=lines.append)
+    assert lines == [f"{message} {folder}"]
 
 
 def test_a_folder_that_is_not_an_export_is_not_replaced(tiny_checkpoint, tmp_path):

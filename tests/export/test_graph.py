@@ -82,6 +82,7 @@ def test_the_certificate_contains_source_comparisons_and_checksums(tiny_export, 
     assert written["perplexity"]["text"] == "the run's validation text"
     assert written["perplexity"]["onnx"] == pytest.approx(written["perplexity"]["torch"], rel=1e-5)
     assert written["files"]["model.onnx"]["sha256"] == sha256(tiny_export / "model.onnx")
+    assert written["tokenizer"] == {"special_tokens_in_text": {}}  # bytes have none
     assert written["source"]["run"] == "tiny"
     assert written["source"]["step"] == 1
     assert written["source"]["sha256"] == sha256(tiny_checkpoint / "model.safetensors")

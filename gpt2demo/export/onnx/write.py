@@ -104,6 +104,7 @@ def origin_and_files(
         "shape": config.model_dump(exclude={"dropout"}),
         "head_dim": head_dim(config),
         "samplers": chain,
+        "tokenizer": {"special_tokens_in_text": special_tokens(folder)},
         "source": {
             "run": run.name if run else None,
             "checkpoint": checkpoint.name,
@@ -113,6 +114,17 @@ def origin_and_files(
         },
         "versions": {name: found for name in packages if (found := _version(name))},
     }
+
+
+def special_tokens(folder: Path) -> dict[str, int]:
+    """Return the special tokens that programs with tokenizer.json find in a text, and their ids.
+
+    For gpt2demo, a literal `<|endoftext|>` in a text is ordinary text. The format of tokenizer.json has no setting for this:
+    every program that reads it replaces an added token in a text by its id.
+    """
+    file = folder / "tokenizer.json"
+    added = read_json(file).get("added_tokens") if file.is_file() else None
+    return {token["content"]: token["id"] for token in added or []}
 
 
 def graphs_and_tokenizer(folder: Path) -> list[Path]:
