@@ -37,6 +37,7 @@ from gpt2demo.storage import (
 )
 
 FORMAT = 1
+NAME_LIMIT = 80  # characters of a name in plugin.json
 TOKENIZER_LIMIT = 2**28  # bytes of a file
 
 
@@ -80,12 +81,12 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
         _check_files(folder)
     except CheckpointError as error:
         raise TokenizerError(str(error)) from None
-    name = str(stored.get("name"))
+    name, distribution, version = (str(stored.get(key))[:NAME_LIMIT] for key in ("name", "distribution", "version"))
     try:
         plugins.registry().part("tokenizers", name)
     except UserError as error:
-        package = f"{stored.get('distribution')} {stored.get('version')}"
-        raise TokenizerError(f"{folder}: requires the tokenizer {name!r} from {package}; pip install it ({error})") from None
+        reason = f"requires the tokenizer {name!r} from {distribution} {version}; pip install it ({error})"
+        raise TokenizerError(f"{folder}: {reason}") from None
     return plugins.load_tokenizer(name, folder), name
 
 
