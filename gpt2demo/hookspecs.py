@@ -6,7 +6,7 @@ Names must be unique: a name used by two plugins is refused, and built-in names 
 letters, digits, `.`, `_` and `-`, so that it can be typed in `NAME:key=value`; titles of tabs are free.
 
 A hook that does not exist is an error. To support several versions of gpt2demo, mark a hook that older ones do not have with
-`hookimpl(optionalhook=True)`. A plugin that needs a newer version declares it in its metadata: `dependencies = ["gpt2demo>=1.2"]`.
+`hookimpl(optionalhook=True)`. A plugin that needs a newer version declares it: `dependencies = ["gpt2demo>=1.2"]`.
 
 An exception, or a result of another type, is reported with the plugin, the part and the hook. Raise the exceptions in
 `gpt2demo.errors` for mistakes of the user: they keep their message and exit code.

@@ -126,7 +126,7 @@ def test_modules_and_plugin_lists_can_be_used_in_any_order(order: tuple[int, ...
 
 
 def test_the_public_names_are_pinned() -> None:
-    errors = {"CheckpointError", "DataError", "Error", "ExportError", "PluginError", "RunError", "SettingError"}
+    errors = {"CheckpointError", "DataError", "Error", "ExportError", "PluginError", "PluginFailure", "RunError", "SettingError"}
     errors |= {"TokenizerError", "TrainingError", "UserError"}
     configs = {"DataConfig", "GenerateConfig", "ModelConfig", "TrainConfig"}
     assert set(gpt2demo.__all__) == {"train", "load", "tokenizers", "samplers", "hookimpl"} | errors | configs

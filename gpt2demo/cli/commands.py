@@ -368,7 +368,7 @@ PIP_OPTIONS = {"ignore_unknown_options": True}
 
 @command(context_settings=PIP_OPTIONS)
 def install(packages: Annotated[list[str], typer.Argument(help="package names, paths or URLs, and options of pip")]) -> None:
-    """Install plugins into this environment with pip, such as `install -e ./mine`."""
+    """Install plugins into this environment with pip. A folder is linked with `install -e FOLDER`."""
     raise typer.Exit(_pip("install", *packages))
 
 
