@@ -38,7 +38,8 @@ def export_model(
     Args:
         model: a run's name, or the path of a run or checkpoint; default: the newest run. Of a run the newest checkpoint is used.
         format: the name of an exporter, built-in or from a plugin.
-        output: the folder to write; default: `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats.
+        output: the folder to write; default: `exports/NAME` for ONNX and `exports/NAME-FORMAT` for other formats, followed by
+            `-DTYPE` unless the dtype is fp32.
         dtype: dtype of the exported weights; default: the first of the exporter's `dtypes`.
         report: called with one line of text at each stage.
         options: parameters of the exporter's constructor, such as `samplers` for ONNX.
@@ -59,7 +60,7 @@ def export_model(
     if dtype not in exporter.dtypes:
         raise SettingError(f"dtype={dtype!r}: the format {format!r} can be written as {', '.join(exporter.dtypes)}")
     checkpoint, name = _source(model)
-    requested = output or exports_dir() / (name if format == "onnx" else f"{name}-{format}")
+    requested = output or exports_dir() / _default_name(name, format, dtype)
     target = _target(requested)
     remove_abandoned(target)
     with new_folder(target) as temporary:
@@ -68,7 +69,7 @@ def export_model(
         about = read_json(temporary / MARK) if (temporary / MARK).exists() else {"exporter": format, "created": now()}
         write_json(temporary / MARK, {**about, "written": sorted({MARK, *_files(temporary)})})
         if (target / MARK).exists():
-            report(f"replacing the existing export in {requested}")
+            report(f"replacing the {_difference(target, temporary)} in {requested}")
             _keep_added_files(target, temporary)
     return requested
 
@@ -89,6 +90,34 @@ def _exporter(format: str, options: dict[str, Any]) -> Exporter:  # noqa: A002  
     with plugins.Guard("exporters", format, "__init__"):
         exporter: Exporter = cls(**options)
     return exporter
+
+
+def _default_name(name: str, format: str, dtype: str) -> str:  # noqa: A002  # the option's name
+    """Return the name of an export's folder: `NAME`, `NAME-int8`, `NAME-huggingface`, `NAME-huggingface-fp16`."""
+    return "-".join([name, *([] if format == "onnx" else [format]), *([] if dtype == "fp32" else [dtype])])
+
+
+def _difference(old: Path, new: Path) -> str:
+    """Return a description of the export that is replaced: what distinguishes it from the new one."""
+    try:
+        before, after = read_json(old / MARK), read_json(new / MARK)
+    except CheckpointError:
+        return "damaged export"
+    chains = [_chain(about.get("samplers")) for about in (before, after)]
+    dtype = before.get("dtype")
+    described = [f"{dtype} export" if dtype and dtype != after.get("dtype") else ""]
+    described += [f"with chain {chains[0]}" if chains[0] and chains[0] != chains[1] else ""]
+    if not any(described):
+        return "existing export"
+    return " ".join(filter(None, [described[0] or "export", described[1]]))
+
+
+def _chain(samplers: Any) -> str:
+    """Return the chain in a certificate as text: `temperature:value=0.8, top-p:p=0.95`."""
+    steps = [step for step in samplers if isinstance(step, dict)] if isinstance(samplers, list) else []
+    options = [{**step.get("values", {}), **step.get("fixed", {})} for step in steps]
+    pairs = [":".join(f"{key}={value}" for key, value in values.items()) for values in options]
+    return ", ".join(":".join(filter(None, [str(step.get("name")), text])) for step, text in zip(steps, pairs, strict=True))
 
 
 @contextmanager
