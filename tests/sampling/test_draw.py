@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from gpt2demo.config import GenerateConfig
 from gpt2demo.errors import PluginFailure, SettingError
 from gpt2demo.generation.generate import Generation
 from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.sampling.basic import TopK
+from gpt2demo.sampling.basic import TopK, TopP
 from gpt2demo.sampling.chains import NamedSampler, create_chain
 from gpt2demo.sampling.draw import ChainRunner, Uniforms, inverse
 from gpt2demo.tokenization.byte import ByteTokenizer
@@ -205,3 +206,40 @@ def test_ids_beyond_the_tokenizers_vocabulary_are_never_drawn() -> None:
     list(generation)
     assert max(generation.ids) == 255
     assert len(set(generation.ids)) > 10
+
+
+def test_the_numbers_of_a_seed_are_the_same_in_every_version() -> None:
+    """The same seed gives the same text, also with a later release. The numbers have 24 bits."""
+    numbers = Uniforms(0)
+    assert [numbers.at(position, [0, 1]) for position in range(2)] == [
+        [0.011546730995178223, 0.3421827554702759],
+        [0.6436367034912109, 0.45291227102279663],
+    ]
+    assert Uniforms(123456789012345).at(7, [3, 2**20]) == [0.13591879606246948, 0.7187623977661133]
+    units = [number * 2**24 for position in range(20) for number in numbers.at(position, [0])]
+    assert all(unit == int(unit) for unit in units)
+    assert any(unit % 2 for unit in units)
+
+
+def test_a_sampler_observes_each_drawn_token() -> None:
+    class Recording(Sampler):
+        seen: ClassVar[list[list[int]]] = []
+
+        def __call__(self, logits: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+            return logits
+
+        def observe(self, ids: torch.Tensor, context: SamplingContext) -> None:
+            self.seen.append(ids.tolist())
+
+    chain = [NamedSampler("recording", Recording(), "recording")]
+    runner = ChainRunner(chain, Uniforms(0), prompt_length=1)
+    logits = np.array([[-INF, 0.0, -INF], [-INF, -INF, 0.0]], np.float32)
+    drawn = runner.draw(logits, np.zeros((2, 1), np.int64), [0, 1])
+    assert Recording.seen == [drawn.ids.tolist()] == [[1, 2]]
+
+
+def test_top_p_of_one_keeps_every_possible_token() -> None:
+    """Also those too unlikely to change a sum of probabilities."""
+    logits = torch.tensor([[0.0, -1000.0, -INF]])
+    kept = TopP(p=1.0)(logits, SamplingContext(torch.zeros(1, 1, dtype=torch.int64), 1))
+    assert torch.equal(kept, logits)
