@@ -72,7 +72,9 @@ def save_checkpoint(run: Path, *, step: int = 1, shape: ModelConfig = BYTES) -> 
     run.mkdir(exist_ok=True, parents=True)
     checkpoint.save_tokenizer(ByteTokenizer(), "byte", run / "tokenizer")
     optimizer = torch.optim.SGD(model.parameters())
-    return weights.save(run / "checkpoints", model, run / "tokenizer", optimizer, {"step": step, "validation_loss": None}).path
+    return weights.save_checkpoint(
+        run / "checkpoints", model, run / "tokenizer", optimizer, {"step": step, "validation_loss": None}
+    ).path
 
 
 def some_ids(*shape: int, seed: int = 0) -> np.ndarray:

@@ -43,7 +43,7 @@ class Saver:
     def save(self, step: int) -> None:
         """Write a checkpoint and prune the others."""
         progress = {"step": step, "validation_loss": float(step)}
-        weights.save(self.folder, self.model, self.tokenizer, self.optimizer, progress)
+        weights.save_checkpoint(self.folder, self.model, self.tokenizer, self.optimizer, progress)
         checkpoint.prune(self.folder, 1)
 
     def newest(self) -> int:

@@ -26,7 +26,7 @@ from gpt2demo.export.onnx.write import origin_and_files, write_graphs
 from gpt2demo.model import GPT2
 from gpt2demo.plugins import registry
 from gpt2demo.runs.checkpoint import save_tokenizer
-from gpt2demo.runs.weights import save
+from gpt2demo.runs.weights import save_checkpoint
 from gpt2demo.storage import write_json
 from gpt2demo.tokenization.byte import ByteTokenizer
 
@@ -101,7 +101,9 @@ def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Calla
     model = GPT2(shape).eval()
     save_tokenizer(ByteTokenizer(), "byte", folder / "tokenizer")
     progress = {"step": 0, "validation_loss": None}
-    checkpoint = save(folder / "checkpoints", model, folder / "tokenizer", torch.optim.SGD(model.parameters()), progress).path
+    checkpoint = save_checkpoint(
+        folder / "checkpoints", model, folder / "tokenizer", torch.optim.SGD(model.parameters()), progress
+    ).path
     exports = {dtype: write_export(model, checkpoint, folder / dtype, dtype, report) for dtype in config.dtypes}
     sizes = {dtype: (path / "model.onnx").stat().st_size for dtype, path in exports.items()}
     worker = [sys.executable, "-m", "gpt2demo.bench.worker"]

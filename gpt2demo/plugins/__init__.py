@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from gpt2demo.config import parse_spec, validate
 from gpt2demo.hookspecs import PROJECT
-from gpt2demo.plugins.guarded import guarded_optimizer, guarded_tokenizer
-from gpt2demo.plugins.guarding import PASSED, Guard, WrongResultError, check_result, type_name
+from gpt2demo.plugins.guard import PASSED, Guard, WrongResultError, check_result, type_name
 from gpt2demo.plugins.loading import BUILTINS, KINDS, NO_PLUGINS, Plugin, Registry, installed, registry
+from gpt2demo.plugins.wrappers import guarded_optimizer, guarded_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from gpt2demo import hookspecs
 from gpt2demo.errors import PluginError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.interfaces import Dataset, Sampler
-from gpt2demo.plugins.guarding import type_name
+from gpt2demo.plugins.guard import type_name
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_"))
 METHODS = {"tokenizers": ("train", "encode", "decode", "save", "load"), "exporters": ("export",)}

@@ -22,7 +22,7 @@ from gpt2demo import hookspecs
 from gpt2demo.errors import PluginError, message, summary
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins.checks import check_hooks, check_part, check_requirements
-from gpt2demo.plugins.guarding import PASSED
+from gpt2demo.plugins.guard import PASSED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -36,7 +36,7 @@ from gpt2demo.runs.weights import (
     meta_model,
     model_config,
     read_weights,
-    save,
+    save_checkpoint,
     shapes,
     with_weights,
 )
@@ -110,7 +110,7 @@ def import_model(source: str, *, run: str | None = None, report: Callable[[str],
 def write_start(run: Run, model: GPT2) -> None:
     """Write the weights that a run starts from as its checkpoint of step 0, without optimizer state."""
     progress = {"step": 0, "validation_loss": None, "time": now()}
-    save(run.checkpoints, model, run.tokenizer, None, progress)
+    save_checkpoint(run.checkpoints, model, run.tokenizer, None, progress)
 
 
 def _info(found: Start) -> dict[str, Any]:

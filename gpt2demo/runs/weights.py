@@ -91,7 +91,7 @@ def write_model(model: GPT2, tokenizer: Tokenizer, folder: Path, dtype: torch.dt
     checkpoint.write_tokenizer_json(tokenizer, model.config.n_positions, folder)
 
 
-def save(
+def save_checkpoint(
     folder: Path,
     model: GPT2,
     tokenizer_folder: Path,

@@ -115,7 +115,9 @@ def save_checkpoint(run: Path) -> Path:
     np.save(run / "data" / "validation.npy", np.random.default_rng(0).integers(0, 256, 500).astype(np.uint16))
     checkpoint.save_tokenizer(ByteTokenizer(), "byte", run / "tokenizer")
     optimizer = torch.optim.SGD(model.parameters())
-    return weights.save(run / "checkpoints", model, run / "tokenizer", optimizer, {"step": 1, "validation_loss": None}).path
+    return weights.save_checkpoint(
+        run / "checkpoints", model, run / "tokenizer", optimizer, {"step": 1, "validation_loss": None}
+    ).path
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -331,7 +331,7 @@ class Training:
     def save_now(self) -> Saved:
         """Write a checkpoint, then prune old ones."""
         progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._environment()}
-        saved = weights.save(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
+        saved = weights.save_checkpoint(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
         self._saved_step = self.step
         self.run.write_state(self.state("running"))
         checkpoint.prune(self.run.checkpoints, self.config.keep)

@@ -32,7 +32,7 @@ import gpt2demo
 from gpt2demo.engines.onnx import OnnxEngine
 from gpt2demo.export.export import export_model
 from gpt2demo.runs.checkpoint import load_tokenizer, save_tokenizer
-from gpt2demo.runs.weights import save
+from gpt2demo.runs.weights import save_checkpoint
 from gpt2demo.tokenization.bpe import BpeTokenizer
 from gpt2demo.tokenization.byte import ByteTokenizer
 
@@ -138,7 +138,9 @@ def untrained(tmp_path_factory) -> Callable[[str], Path]:
     save_tokenizer(ByteTokenizer(), "byte", folder / "tokenizer")
     model = decided_model(48)
     optimizer = torch.optim.SGD(model.parameters())
-    source = save(folder / "checkpoints", model, folder / "tokenizer", optimizer, {"step": 0, "validation_loss": None}).path
+    source = save_checkpoint(
+        folder / "checkpoints", model, folder / "tokenizer", optimizer, {"step": 0, "validation_loss": None}
+    ).path
     quiet = {"samplers": ["temperature"], "report": lambda line: None}
     return functools.cache(lambda dtype: export_model(source, dtype=dtype, output=folder / dtype, **quiet))
 

@@ -43,7 +43,7 @@ def save(folder: Path, step: int, loss: float | None = None) -> Checkpoint:
     model, optimizer = trained()
     tokenizer = folder.parent / "tokenizer"
     checkpoint.save_tokenizer(ByteTokenizer(), "byte", tokenizer)
-    return weights.save(folder, model, tokenizer, optimizer, {"step": step, "validation_loss": loss})
+    return weights.save_checkpoint(folder, model, tokenizer, optimizer, {"step": step, "validation_loss": loss})
 
 
 def test_weights_and_optimizer_state_are_restored_exactly(folder: Path) -> None:

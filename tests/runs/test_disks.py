@@ -200,7 +200,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, value: float)
     model.h[1].ln_1.bias.data[3] = value
     checkpoint.save_tokenizer(ByteTokenizer(), "byte", tmp_path / "tokenizer")
     with pytest.raises(CheckpointError, match=r"the weight h\.1\.ln_1\.bias contains NaN or infinity"):
-        weights.save(tmp_path / "checkpoints", model, tmp_path / "tokenizer", None, {"step": 1, "validation_loss": None})
+        weights.save_checkpoint(
+            tmp_path / "checkpoints", model, tmp_path / "tokenizer", None, {"step": 1, "validation_loss": None}
+        )
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -54,7 +54,9 @@ def save(run: Path, kind: str, spare: int = 0, n_embd: int = 64) -> Path:
     Run(run).write_info({})
     checkpoint.save_tokenizer(tokenizer, kind, run / "tokenizer")
     optimizer = torch.optim.SGD(model.parameters())
-    return weights.save(run / "checkpoints", model, run / "tokenizer", optimizer, {"step": 1, "validation_loss": None}).path
+    return weights.save_checkpoint(
+        run / "checkpoints", model, run / "tokenizer", optimizer, {"step": 1, "validation_loss": None}
+    ).path
 
 
 def export(source: Path, dtype: str = "fp32", report: Any = lambda line: None) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2demo.interfaces import HasEncodeArray, HasTokenizerJson, Tokenizer
-from gpt2demo.plugins.guarding import Guard, WrongResultError, check_result, type_name
+from gpt2demo.plugins.guard import Guard, WrongResultError, check_result, type_name
 
 if TYPE_CHECKING:
     import numpy as np
