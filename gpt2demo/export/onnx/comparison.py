@@ -17,7 +17,7 @@ LIMIT = 1e-3
 """Largest allowed difference of a logit in float32. If the two best logits are closer than this, either may be the best."""
 RELATIVE = 1e-4
 """The same, relative to the largest logit, if that is less. Rounding in float32 is proportional to the logits; on models with 2
-to 12 layers it was at most 4e-6 of the largest."""
+to 12 layers it was at most 2e-6 of the largest."""
 BLOCK = 64
 """Positions per block of a comparison, which computes in float64."""
 
