@@ -7,8 +7,8 @@
       trainer.safetensors  trainer.json                               optimizer state; step and validation loss
       manifest.json                                                   sha256 and size of every file; written last
 
-A folder without a valid manifest is not a checkpoint. No file is ever unpickled. `weights.save_checkpoint` writes a checkpoint and
-`weights.load_model` reads it: this module must not import torch, because exported models run without it.
+A folder without a valid manifest is not a checkpoint. No file is ever unpickled. `weights.save_checkpoint` writes checkpoints and
+`weights.load_model` reads them: this module must not import torch, because exported models run without it.
 """
 
 from __future__ import annotations

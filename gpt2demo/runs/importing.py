@@ -160,7 +160,7 @@ def read(folder: Path, source: str) -> Start:
     tokenizer, registered = checkpoint.load_tokenizer(own) if (own / "plugin.json").is_file() else read_tokenizer(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
-        raise RunError(f"{folder}: the tokenizer has {sizes}; they do not belong together")
+        raise RunError(f"{folder}: the tokenizer has {sizes}; they do not match")
     name = re.split(r"[/\\]", source.rstrip("/\\"))[-1]
     return Start(name if name.strip(".") else folder.resolve().name, model, tokenizer, registered, _origin(folder, source))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from gpt2demo.runs.folder import Run, Status, now
 
 StopRequest = Callable[[], Literal["stopped", "interrupted"] | None]
-"""Called after each step. A result other than None ends the training with this status."""
+"""Called before each step. A result other than None ends the training with this status and a checkpoint."""
 
 
 @dataclass(frozen=True)

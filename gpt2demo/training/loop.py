@@ -1,6 +1,4 @@
-"""The training loop, a generator of events for the terminal, the web page and the tests.
-
-    for event in train("my.txt", preset="nano", run="mine"): ...
+"""The training loop: a generator of events, which callers show, record and pass to plugins.
 
 All randomness in a step (the batch, the dropout masks) is a function of (seed, step). A resumed run therefore continues bit for
 bit from weights, optimizer state and step, even if code outside the loop draws from torch's generators.
@@ -38,19 +36,21 @@ from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, St
 from gpt2demo.training.optimizers import freeze
 from gpt2demo.training.schedule import learning_rate, total_steps
 
-COMPILER = ("torch._dynamo", "torch._inductor")  # modules of torch.compile's exceptions
-ADVICE = "try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
+COMPILER_MODULES = ("torch._dynamo", "torch._inductor")  # where torch.compile's exceptions are defined
+DIVERGENCE_ADVICE = "try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
+NOT_SAVED = -1  # a step before the first
+PACE_DECAY = 0.95  # of the moving average of seconds per step
 
 
 class Training:
-    """A training, set up from a run folder: weights, optimizer and data.
+    """The training of a run: data, model and optimizer, set up from the run folder, and the loop over its steps.
 
     Args:
         run: a prepared run folder.
         info: the content of its run.json.
 
     Raises:
-        RunError: tokenizer, model and checkpoint do not fit together.
+        RunError: tokenizer, model and checkpoint do not match.
         CheckpointError: the run has checkpoints, but all are damaged.
     """
 
@@ -65,24 +65,26 @@ class Training:
         self.dtype = training_dtype(self.config.dtype, self.device)
         self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
-            sizes = f"{self.tokenizer.vocab_size} ids, the model {self.model_config.vocab_size}"
-            raise RunError(f"{run.path}: the tokenizer has {sizes}; they do not belong together")
+            both = f"the tokenizer has {self.tokenizer.vocab_size} ids, the model {self.model_config.vocab_size}"
+            raise RunError(f"{run.path}: {both}; they do not match")
         self.sizes = load_sizes(run.data)
         self.train_windows, self.validation_windows = self._windows("train"), self._windows("validation")
         self.total_steps = total_steps(self.config, self.train_windows.per_epoch)
         self.step = 0
         self.status: Status = "running"
         self.validation_loss: float | None = None
-        self._saved_step = -1
+        self._saved_step = NOT_SAVED
         advice = "try a smaller --n-embd, --n-layer or --vocab-size"
         with memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
             self._check_memory()
             self.model = self._new_model().to(self.device).train()
             freeze(self.model, self.config.freeze_layers)
             self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
+            # An optimizer may give groups of parameters rates of their own: their ratio to the configured one is kept.
+            self._rate_ratios = [group["lr"] / self.config.learning_rate for group in self.optimizer.param_groups]
             self._restore()
-        self._forward = self._compiled()
-        self._pace = 0.0  # seconds per step, exponential moving average
+        self._forward = self._compiled_if_configured()
+        self._pace: float | None = None  # moving average of seconds per step
 
     @property
     def complete(self) -> bool:
@@ -106,7 +108,7 @@ class Training:
         """Load the newest checkpoint if there is one, and drop the records of later steps."""
         checkpoint.clean(self.run.checkpoints)
         if not any(self.run.checkpoints.glob("step-*")):
-            self.run.drop_records_after(-1)
+            self.run.drop_records_after(NOT_SAVED)
             return
         saved = checkpoint.newest(self.run.checkpoints)
         loaded = weights.load_model(saved.path)
@@ -114,14 +116,14 @@ class Training:
         self.model.load_state_dict(loaded.state_dict())
         self.step = self._saved_step = saved.step
         if saved.step == 0:  # initial weights, without optimizer state
-            self.run.drop_records_after(-1)
+            self.run.drop_records_after(NOT_SAVED)
             return
         progress, state = weights.load_trainer(saved.path)
         try:
             self.optimizer.load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{saved.path}/trainer.json: does not fit the optimizer ({reason})") from None
+            raise CheckpointError(f"{saved.path}/trainer.json: does not match the optimizer ({reason})") from None
         self.validation_loss = saved.validation_loss
         self._warn_of_changes(progress)
         self.run.drop_records_after(self.step)
@@ -133,23 +135,27 @@ class Training:
                 raise RunError(f"{self.run.path}/run.json: has {name}={expected}, but the weights in {path} have {found}")
 
     def _warn_of_changes(self, progress: dict[str, Any]) -> None:
-        """Warn about differences to the environment of the checkpoint, which prevent a bit-exact continuation."""
+        """Warn about differences from the checkpoint's environment, which prevent a bit-exact continuation."""
         for name, value in self._environment().items():
             if (before := progress.get(name)) != value:
-                warnings.warn(f"{name} was {str(before)[:40]}, is {value}: the run continues, but not bit for bit", stacklevel=2)
+                change = f"{name} changed from {str(before)[:40]} to {value}"
+                warnings.warn(f"{change}: the run continues, but not bit for bit", stacklevel=2)
 
     def _environment(self) -> dict[str, Any]:
         """Return what a bit-exact continuation depends on besides the files."""
-        dtype = str(self.dtype).removeprefix("torch.")
         return {
             "torch": torch.__version__,
             "numpy": np.__version__,
             "threads": torch.get_num_threads(),
             "device": self.device.type,
-            "dtype": dtype,
+            "dtype": self._dtype_name,
         }
 
-    def _compiled(self) -> Callable[..., Tensor]:
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def _compiled_if_configured(self) -> Callable[..., Tensor]:
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
         return torch.compile(self.model) if wanted else self.model
 
@@ -169,25 +175,21 @@ class Training:
 
     def _loop(self, stop: StopRequest) -> Iterator[Event]:
         yield self._started()
-        if self.step == 0 or self.validation_loss is None:  # interrupted between a step and its evaluation
+        if self.step == 0 or self.validation_loss is None:  # new, or interrupted between a step and its evaluation
             yield from self._evaluation_if_due()
-        self.status = "finished"
         while self.step < self.total_steps:
-            reason = "stopped" if self.run.stop_file.exists() else stop()
-            if reason:
-                self.status = reason
+            if requested := "stopped" if self.run.stop_file.exists() else stop():
+                self.status = requested
                 break
             yield self._step()
-            yield from self._at_intervals()
+            yield from self._evaluation_if_due()
+            if self._due(self.config.save_every):
+                yield self.save_now()
+        else:
+            self.status = "finished"
         if self.step != self._saved_step:
             yield self.save_now()
         yield Ended(self.status, self.step)
-
-    def _at_intervals(self) -> Iterator[Event]:
-        """Yield evaluation, sample and checkpoint if they are due."""
-        yield from self._evaluation_if_due()
-        if self._due(self.config.save_every):
-            yield self.save_now()
 
     def _evaluation_if_due(self) -> Iterator[Event]:
         if self._due(self.config.eval_every):
@@ -196,18 +198,27 @@ class Training:
                 yield self._sample()
 
     def _due(self, every: int | None) -> bool:
-        """Return whether an action is due after this step: every `every` steps (by default ten times a run) and at the end."""
+        """Return whether an action with this interval is due after the current step. The last step is always due.
+
+        Without an interval, that of evaluations is used, and without that, a tenth of the run.
+        """
         every = every or self.config.eval_every or max(1, self.total_steps // 10)
         return self.step % every == 0 or self.step == self.total_steps
 
     def _started(self) -> Started:
         tokens = {name: size.tokens for name, size in self.sizes.items()}
-        dtype = str(self.dtype).removeprefix("torch.")
-        parameters = self.model_config.n_parameters
-        return Started(self.run.name, self.step, self.total_steps, parameters, tokens, self.device.type, dtype)
+        return Started(
+            run=self.run.name,
+            step=self.step,
+            total_steps=self.total_steps,
+            parameters=self.model_config.n_parameters,
+            tokens=tokens,
+            device=self.device.type,
+            dtype=self._dtype_name,
+        )
 
     def _step(self) -> Step:
-        """Do an optimizer step.
+        """Take an optimizer step, and explain its failures.
 
         Raises:
             TrainingError: memory ran out, or torch.compile failed; the message suggests a setting that may work.
@@ -215,7 +226,7 @@ class Training:
         try:
             return self._advance()
         except (MemoryError, RuntimeError) as error:
-            if type(error).__module__.startswith(COMPILER):
+            if type(error).__module__.startswith(COMPILER_MODULES):
                 reason = str(error).partition("\n")[0][:200]
                 raise TrainingError(f"step {self.step + 1}: torch.compile failed ({reason}); try --compile off") from None
             if not out_of_memory(error):
@@ -229,26 +240,29 @@ class Training:
         )
 
     def _advance(self) -> Step:
-        """Do an optimizer step over `grad_accumulation` batches."""
+        """Take an optimizer step over `grad_accumulation` batches."""
         started = time.perf_counter()
         rate = learning_rate(self.step, self.total_steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, ratio in zip(self.optimizer.param_groups, self._rate_ratios, strict=True):
+            group["lr"] = rate * ratio
+        seed = np.random.SeedSequence([self.config.seed, self.step]).generate_state(1, np.uint64)[0]
+        loss = 0.0
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1, np.uint64)[0]))
-            loss = sum(self._backward(number) for number in range(self.config.grad_accumulation))
+            torch.manual_seed(int(seed))  # for dropout
+            for micro_batch in range(self.config.grad_accumulation):
+                loss += self._backward(micro_batch)
         grad_norm = self._clip()
         self._check_finite(loss, grad_norm, rate)
         self._update()
         self.step += 1
-        self.validation_loss = None
-        return self._timed(loss, rate, grad_norm, time.perf_counter() - started)
+        self.validation_loss = None  # of this step; `_evaluate` sets it
+        return self._step_event(loss, rate, grad_norm, time.perf_counter() - started)
 
     def _update(self) -> None:
-        """Let the optimizer update the weights.
+        """Update the weights.
 
         Raises:
-            TrainingError: the optimizer failed: its state does not fit the weights, or a plugin has an error.
+            TrainingError: the optimizer failed: its state does not match the weights, or a plugin has an error.
         """
         try:
             self.optimizer.step()
@@ -259,21 +273,28 @@ class Training:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise TrainingError(f"step {self.step + 1}: the optimizer {self.config.optimizer!r} failed ({reason})") from error
 
-    def _backward(self, number: int) -> float:
-        """Add the gradients of a batch of the current step; return its share of the mean loss."""
-        count = self.config.batch_size
-        first = (self.step * self.config.grad_accumulation + number) * count
-        windows = self._on_device(self.train_windows.batch(first, count))  # (B, T + 1)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+    def _backward(self, micro_batch: int) -> float:
+        """Accumulate the gradients of one batch of the current step; return its share of the mean loss."""
+        B = self.config.batch_size
+        first = (self.step * self.config.grad_accumulation + micro_batch) * B
+        windows = self._on_device(self.train_windows.batch(first, B))  # (B, T + 1)
+        with self._autocast():
             loss = token_losses(self._forward, windows).mean() / self.config.grad_accumulation
         loss.backward()  # type: ignore[no-untyped-call]  # not annotated in torch
         return float(loss.detach())
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
     def _on_device(self, ids: npt.NDArray[np.int64]) -> Tensor:
-        """Return ids as a tensor, after checking that the model has them: an invalid one can crash a GPU."""
+        """Return ids as a tensor. Check first that they are in the vocabulary: an invalid one can crash a GPU.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
         if (highest := int(ids.max())) >= self.model_config.vocab_size:
-            size = self.model_config.vocab_size
-            raise DataError(f"{self.run.data}: the text has the id {highest}, but the vocabulary has {size}; train again")
+            beyond = f"id {highest} is beyond the vocabulary of {self.model_config.vocab_size}"
+            raise DataError(f"{self.run.data}: {beyond}; the files are damaged, train a new run")
         return torch.from_numpy(ids).to(self.device)
 
     def _clip(self) -> float:
@@ -288,24 +309,36 @@ class Training:
         """Raise a TrainingError before an update that would make the weights NaN or infinite."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             values = f"loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}"
-            raise TrainingError(f"step {self.step + 1}: {values}; the weights were not changed; {ADVICE}")
+            raise TrainingError(f"step {self.step + 1}: {values}; the weights were not changed; {DIVERGENCE_ADVICE}")
 
-    def _timed(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
-        per_step = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
-        self._pace = 0.95 * self._pace + 0.05 * seconds if self._pace else seconds
-        left = self._pace * (self.total_steps - self.step)
-        return Step(self.step, self.total_steps, loss, rate, grad_norm, per_step / seconds, left)
+    def _step_event(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
+        tokens = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
+        self._pace = seconds if self._pace is None else PACE_DECAY * self._pace + (1 - PACE_DECAY) * seconds
+        return Step(
+            step=self.step,
+            total_steps=self.total_steps,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            tokens_per_second=tokens / seconds,
+            seconds_left=self._pace * (self.total_steps - self.step),
+        )
 
-    # ------------------------------------------------------------------------------------------ intervals
+    # ------------------------------------------------------------------------------------------ evaluations and checkpoints
 
     @torch.inference_mode()
     def _evaluate(self) -> Evaluation:
-        """Return mean losses without dropout, over the same windows each time."""
+        """Measure the mean losses of both splits without dropout, over the same windows each time.
+
+        Raises:
+            TrainingError: a loss is NaN or infinite.
+        """
         self.model.eval()
         train, validation = (self._mean_loss(windows) for windows in (self.train_windows, self.validation_windows))
         self.model.train()
         if not math.isfinite(train + validation):
-            raise TrainingError(f"step {self.step}: validation loss {validation}; no checkpoint was written; {ADVICE}")
+            values = f"training loss {train}, validation loss {validation}"
+            raise TrainingError(f"step {self.step}: {values}; no checkpoint was written; {DIVERGENCE_ADVICE}")
         self.validation_loss = validation
         size = self.sizes["validation"]
         bits = bits_per_byte(validation, size.tokens, size.bytes)
@@ -313,7 +346,7 @@ class Training:
 
     def _mean_loss(self, windows: Windows) -> float:
         chosen = self._on_device(windows.evenly_spaced(self.config.eval_batches * self.config.batch_size))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self._autocast():  # the model itself: the compiled one would be compiled again for other batch sizes
             losses = [token_losses(self.model, batch) for batch in torch.split(chosen, self.config.batch_size)]
         return float(torch.cat(losses).double().mean())
 

@@ -40,7 +40,7 @@ def train(
         tokenizer_options: its options, with values as text.
         init_from: a run, checkpoint or Hugging Face folder whose weights, shape and tokenizer the new run starts with;
             `n_positions` may shorten its context, and `freeze_layers` excludes its first layers from training.
-        stop: called after each step; a result other than None ends the run with a checkpoint.
+        stop: called before each step; a result other than None ends the run with a checkpoint.
         settings: fields of `ModelConfig`, `TrainConfig` and `DataConfig`.
 
     Yields:

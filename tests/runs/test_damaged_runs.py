@@ -288,7 +288,7 @@ def test_a_folder_in_place_of_a_file_is_named(damaged: Run, name: str) -> None:
 def test_ids_beyond_the_vocabulary_are_refused(damaged: Run, split: str) -> None:
     file = damaged.data / f"{split}.npy"
     np.save(file, np.full_like(np.load(file), 300))
-    with pytest.raises(Error, match="the text has the id 300, but the vocabulary has 256"):
+    with pytest.raises(Error, match="id 300 is beyond the vocabulary of 256"):
         resume_one_step(damaged)
 
 

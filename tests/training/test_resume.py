@@ -80,7 +80,7 @@ def test_a_damaged_newest_checkpoint_is_replaced_from_the_previous_one(run_copy:
 def test_a_changed_number_of_threads_is_a_warning(run_copy: Run) -> None:
     info = run_copy.info()
     run_copy.write_info({**info, "train": {**info["train"], "threads": 2}})
-    with pytest.warns(UserWarning, match="threads was 1, is 2: the run continues, but not bit for bit"):
+    with pytest.warns(UserWarning, match="threads changed from 1 to 2: the run continues, but not bit for bit"):
         list(resume("mine", steps=14))
     torch.set_num_threads(1)
 
