@@ -279,7 +279,9 @@ def export(
             metavar="NAME[:key=value,…]", help="for ONNX: sampler in the graph; may be repeated; default: as for generate"
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="folder to write; default: exports/NAME")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder to write; default: exports/NAME, with the format and dtype unless ONNX and fp32")
+    ] = None,
 ) -> None:
     """Export a model to another format and verify it. Prints the folder."""
     from gpt2demo.export.export import export_model

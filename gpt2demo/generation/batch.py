@@ -1,12 +1,15 @@
 """Generate a batch of texts, one token per row and step.
 
-Context limit: of a longer prompt the model reads the last `n_positions` ids. When a text has filled all positions, its older half
-is dropped, and the newer half is read again as if the text began there. This is decided here, so it is the same for every engine,
-with and without a cache, and the same for a row of a batch as for the text alone.
+Context limit: if a prompt is longer than `n_positions`, the model reads only its last `n_positions` ids. When a text has filled
+all positions, its older half is dropped, and the newer half is read again as if the text began there. This module handles it for
+all engines, so it is the same with and without a cache, and the same for a row of a batch as for the text alone.
 
-Random numbers: every row draws from the stream for (seed, row, position). `row` is the number of the sample among those of its
-prompt, from 0, and `position` counts from the start of the row's own prompt. A text therefore does not depend on the other rows,
-and can be generated again alone.
+Random numbers: every row draws from the stream for (seed, sample, position), where `sample` is `Continuation.row`, the number of
+the sample among those of its prompt, and `position` counts from the start of the row's own prompt. A text therefore does not
+depend on the other rows, and can be generated again alone.
+
+Legend for indices: index = of a row in the batch; place = of a row among those in the engine or passed to a runner, which may be
+fewer; column = of an id, the same for all rows, since all texts end in the same column.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from gpt2demo.sampling.draw import ChainRunner, Floats, Ids, Uniforms
 
 
 class Batch:
-    """Rows that are generated together. Rows that have ended are no longer drawn.
+    """Rows that are generated together. A row that has ended gets no more tokens.
 
     Samplers never see padding: rows with prompts of equal length are passed to them in one call. If a sampler of the chain may
     have a state (`traceable = False`), each row is passed alone.
@@ -50,14 +53,14 @@ class Batch:
         self._vocab_size = tokenizer.vocab_size
         self._rows = rows
         self._chain = chain
-        self._end = max(len(row.prompt) for row in rows)
-        self._starts = [self._end - len(row.prompt) for row in rows]
-        self._windows = [max(start, self._end - engine.n_positions) for start in self._starts]  # the model reads from here
-        self._ids = np.zeros((len(rows), 2 * self._end), np.int64)  # all texts end in the same column; doubled when full
+        self._end = max(len(row.prompt) for row in rows)  # column after the last id
+        self._starts = [self._end - len(row.prompt) for row in rows]  # column of each prompt's first id
+        self._windows = [max(start, self._end - engine.n_positions) for start in self._starts]  # the first column the model reads
+        self._ids = np.zeros((len(rows), 2 * self._end), np.int64)  # doubled when full
         for row, start, ids in zip(rows, self._starts, self._ids, strict=True):
             ids[start : self._end] = row.prompt
         self._fed: list[int] = []  # indices of the rows in the engine
-        self._streams: list[int] = []  # and their numbers in the random stream
+        self._samples: list[int] = []  # their sample numbers
         self._uniforms = Uniforms(rows[0].seed)
         self._keep_stages = config.explain or config.logprobs is not None
         self._runners = [(self._runner(group[0]), group) for group in _groups(self._starts, chain)]
@@ -93,8 +96,8 @@ class Batch:
         try:
             self._draw_all()
         except MemoryError:
-            texts = f"{len(self._rows)} texts of up to {self._engine.n_positions} positions"
-            raise Error(f"out of memory with {texts} at once; try fewer samples or prompts") from None
+            batch = f"a batch of {len(self._rows)} texts with up to {self._engine.n_positions} positions"
+            raise Error(f"out of memory with {batch}; try fewer samples or prompts") from None
         self._end += 1
         seconds = time.perf_counter() - start
         pieces = [""] * len(self._rows)
@@ -106,22 +109,23 @@ class Batch:
         return pieces
 
     def _draw_all(self) -> None:
-        """Draw for every row, and append the ids to the texts."""
+        """Draw a token for every row that has not ended, and append it to the text."""
         if self._end == self._ids.shape[1]:
             self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)], axis=1)
         if self._sampling_engine:
             self._draw_inside(self._sampling_engine)
         else:
-            logits = self._engine.feed(*self._unread())[:, : self._vocab_size]
+            ids, padding = self._unread()
+            logits = self._engine.feed(ids, padding)[:, : self._vocab_size]
             for runner, group in self._runners:
                 self._draw(runner, group, logits)
 
     def _draw_inside(self, engine: SamplingEngine) -> None:
-        """Draw for all rows with the samplers in the engine's graph, and append the ids."""
+        """Draw for all rows in the engine with the samplers in its graph. Tokens of ended rows are ignored."""
         ids, padding = self._unread()
         start = self._starts[0]
         text = _selected(self._ids, self._fed)[:, start : self._end]
-        uniforms = self._uniforms.at(self._end - start, self._streams)
+        uniforms = self._uniforms.at(self._end - start, self._samples)
         self._append(self._fed, engine.draw(ids, uniforms, text, len(self._rows[0].prompt), padding))
 
     def _draw(self, runner: ChainRunner, group: list[int], logits: Floats) -> None:
@@ -131,8 +135,8 @@ class Batch:
         if not indices:
             return
         texts = _selected(self._ids, indices)[:, self._starts[indices[0]] : self._end]
-        places = indices if all_running else [self._fed.index(index) for index in indices]
-        drawn = runner.draw(_selected(logits, places), texts, [self._rows[index].row for index in indices])
+        in_engine = indices if all_running else [self._fed.index(index) for index in indices]
+        drawn = runner.draw(_selected(logits, in_engine), texts, [self._rows[index].row for index in indices])
         self._append(indices, drawn.ids)
         if self._keep_stages:
             for place, index in enumerate(indices):
@@ -146,31 +150,35 @@ class Batch:
             self._ids[indices, self._end] = ids
 
     def _unread(self) -> tuple[Ids, Ids | None]:
-        """Return the ids, and the padding, for the engine to read before the next draw."""
-        if 0 < self._engine.length < self._engine.n_positions:
+        """Return the ids, and the padding, for the engine to read before the next draw: the newest ids, or whole windows.
+
+        Windows are read at the start and when the context is full; the engine is then emptied.
+        """
+        if 0 < self._engine.length < self._engine.n_positions:  # the cache is usable
             return _selected(self._ids, self._fed)[:, self._end - 1 : self._end], None
         self._fed = self.running
-        self._streams = [self._rows[index].row for index in self._fed]
-        return self._windows_of_fed()
+        self._samples = [self._rows[index].row for index in self._fed]
+        return self._advance_windows()
 
-    def _windows_of_fed(self) -> tuple[Ids, Ids | None]:
+    def _advance_windows(self) -> tuple[Ids, Ids | None]:
         """Empty the engine, and return each row's window, with padding if their lengths differ.
 
-        All positions are filled when the longest window has filled them. A row whose own window is full continues with its newer
-        half. The other windows are read again unchanged, which makes no difference but for rounding.
+        The context is full when the longest window has filled it. A row whose own window is full continues with its newer half.
+        The other windows are read again unchanged, which changes only rounding.
         """
         for index in self._fed:
             if self._end - self._windows[index] > self._engine.n_positions:
-                self._windows[index] = self._end - max(1, self._engine.n_positions // 2)
+                self._windows[index] = self._end - max(1, self._engine.n_positions // 2)  # at least one id is read
                 self._rows[index].rereads.append(len(self._rows[index].ids))
         self._engine.reset()
         windows = np.array([self._windows[index] for index in self._fed])
-        ids, padding = self._ids[self._fed, windows.min() : self._end], windows - windows.min()
+        padding = windows - windows.min()
+        ids = self._ids[self._fed, windows.min() : self._end]
         return ids, padding if padding.any() else None
 
 
 def _groups(starts: list[int], chain: Chain) -> list[list[int]]:
-    """Return groups of the indices of rows of equal length; one row per group if a sampler may have a state."""
+    """Group the indices of rows of equal length. If a sampler may have a state (`traceable = False`), each row is a group."""
     indices = range(len(starts))
     if not all(item.sampler.traceable for item in chain):
         return [[index] for index in indices]
@@ -178,5 +186,5 @@ def _groups(starts: list[int], chain: Chain) -> list[list[int]]:
 
 
 def _selected(array: npt.NDArray[Any], rows: list[int]) -> npt.NDArray[Any]:
-    """Return some rows of an array; if these are all, the array itself instead of a copy."""
+    """Return some rows of an array; if all are selected, the array itself instead of a copy."""
     return array if len(rows) == len(array) else array[rows]

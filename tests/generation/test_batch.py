@@ -208,5 +208,7 @@ def test_too_little_memory_is_reported_in_one_line(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("gpt2demo.engines.torch.KeyValueCache", fail)
     model = Model(TorchEngine(decided_model(CONTEXT)), ByteTokenizer(), "m", Path("m"))
-    with pytest.raises(Error, match="out of memory with 6 texts of up to 16 positions at once; try fewer samples or prompts"):
+    with pytest.raises(
+        Error, match="out of memory with a batch of 6 texts with up to 16 positions; try fewer samples or prompts"
+    ):
         model.generate_batch(["a", "b"], samples=3)
