@@ -280,7 +280,7 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="folder to write; default: exports/NAME, with the format and dtype unless ONNX and fp32")
+        Path | None, typer.Option(help="folder to write; default: exports/NAME, followed by format and dtype")
     ] = None,
 ) -> None:
     """Export a model to another format and verify it. Prints the folder."""
