@@ -83,9 +83,11 @@ class PageServer:
 
     def request(self, method: str, path: str, body: str = "", headers: dict[str, str] | None = None) -> Response:
         """Send one request exactly as given: no redirects, no normalized path."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+            connection.request(
+                method, path, body.encode("utf-8", "surrogatepass"), {"Content-Type": "application/json", **(headers or {})}
+            )
             response = connection.getresponse()
             return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
         finally:
@@ -95,7 +97,7 @@ class PageServer:
         """Send SIGTERM; check exit code 143, no warning or traceback since the start, and no uploads left."""
         self._process.send_signal(signal.SIGTERM)
         _, stderr = self._process.communicate(timeout=20)
-        assert (self._process.returncode, stderr) == (143, "")
+        assert (self._process.returncode, stderr) == (143, ""), stderr
         assert not list(self.folder.glob("gpt2demo-*"))
 
     def kill(self) -> None:

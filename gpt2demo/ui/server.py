@@ -1,4 +1,4 @@
-"""Launch the web page, and refuse requests that do not come from it.
+"""Launch the web page.
 
 Gradio 6 reads some forty environment variables and contacts two servers when it starts. `isolate` switches this off, so it must
 run before Gradio is imported.
@@ -8,30 +8,21 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
 from gpt2demo.errors import RunError, SettingError
-from gpt2demo.terminal import exit_on_signal, one_line, print_message
+from gpt2demo.terminal import exit_on_signal, print_message
+from gpt2demo.ui.guard import Guard
 
 if TYPE_CHECKING:
     import gradio as gr
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 UPLOAD_LIMIT = "200mb"
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
-_REMOTE_FILE = re.compile(r"/proxy=|/file[=/]([/\\]{2}|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)
-"""A proxied URL, a file with a URL scheme (two letters or more: `C:` is a drive), or a network path of Windows."""
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth: str | None = None) -> NoReturn:
@@ -116,73 +107,6 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "inline": False,
         "prevent_thread_lock": True,
     }
-
-
-class Guard:
-    """ASGI middleware that refuses requests of other sites and for remote files, and adds a content security policy.
-
-    It looks at paths and headers. The data of a POST may still name a URL that Gradio then downloads (from public addresses
-    alone), but other sites cannot send such a POST.
-
-    Args:
-        app: the application to protect.
-        hosts: host names under which the server may be addressed (against DNS rebinding), or None for any.
-
-    """
-
-    def __init__(self, app: App, hosts: set[str] | None) -> None:
-        self._app = app
-        self._hosts = hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it with 400 or 403. Gradio raises exceptions for invalid requests: they become a 400."""
-        started = False
-
-        async def send_with_policy(message: Scope) -> None:
-            nonlocal started
-            started = True
-            if message["type"] == "http.response.start":
-                headers = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message.get("headers", []), *headers]
-            await send(message)
-
-        from starlette.responses import PlainTextResponse
-
-        refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
-        app = PlainTextResponse(refusal[1], refusal[0]) if refusal else self._app
-        try:
-            await app(scope, receive, send_with_policy)
-        except Exception as error:
-            if scope["type"] != "http":
-                raise
-            if started:  # a stream that Gradio breaks off, such as the events of an unknown session
-                await send({"type": "http.response.body", "body": b""})
-            else:
-                reason = one_line(f"invalid request ({type(error).__name__}: {error})").encode("utf-8", "replace").decode()
-                await PlainTextResponse(reason, 400)(scope, receive, send_with_policy)
-
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Return status and reason if the request is to be refused."""
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if self._hosts is not None and _hostname(host) not in self._hosts:
-            return 400, "unknown host"
-        if origin is not None and origin.partition("://")[2] != host:
-            return 403, "requests of other sites are refused"
-        site, mode = headers.get(b"sec-fetch-site", "none"), headers.get(b"sec-fetch-mode")
-        if site not in ("none", "same-origin") and not (mode == "navigate" and scope.get("method") == "GET"):
-            return 403, "requests of other sites are refused"
-        if _REMOTE_FILE.search(scope["path"]):  # the decoded path: it is what Gradio's routes match
-            return 403, "remote files are refused"
-        return None
-
-
-def _hostname(host: str) -> str | None:
-    """Return the name in a Host header, without the port; None if it is malformed."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
 
 
 def _login(auth: str | None, host: str) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from queue_client import QueueClient
 from webpage import PageServer
 
 from gpt2demo.errors import RunError, SettingError
@@ -140,9 +141,12 @@ def test_every_response_has_a_content_security_policy(served: PageServer, path: 
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.com", "127.0.0.1.evil.com", "evil.com:7860", "192.168.1.5", "[", "", "localhost.evil.com"]
-)
+@pytest.mark.parametrize("host", [
+    *("evil.com", "127.0.0.1.evil.com", "evil.com:7860", "192.168.1.5", "localhost.evil.com", "127.1", "0x7f000001"),
+    *("evil@localhost", "localhost@evil.com", "localhost/x", "localhost#x", "localhost evil.com", "localhost,evil.com"),
+    *("", "[", "]", "[]", "[::1", "[::1]x", "[v1.x]", ":", ":80", "a:b:c", "127.0.0.1:", "localhost:x", "localhost:-1"),
+    *("\xff\xfe", "m\xfcnchen", "x" * 50_000),
+], ids=lambda host: host[:20])  # fmt: skip
 def test_another_host_name_is_refused(served: PageServer, host: str) -> None:
     for method, path in (("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/queue/join")):
         response = served.request(method, path, headers={"Host": host})
@@ -157,16 +161,28 @@ def test_the_names_of_this_machine_are_accepted(served: PageServer, host: str) -
 @pytest.mark.parametrize("headers", [
     {"Origin": "http://evil.com"},
     {"Origin": "null"},
-    {"Origin": "http://["},
+    *({"Origin": f"http://{host}"} for host in ("[", "]", "", ":", "\xff", "x" * 50_000)),
+    *({"Origin": origin} for origin in ("", "[", "//", "http:", "://127.0.0.1", "file://")),
     {"Origin": "http://127.0.0.1:1"},
     {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
     {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
     {"Sec-Fetch-Site": "cross-site"},
-], ids=str)  # fmt: skip
+    {"Sec-Fetch-Site": "\xff"},
+], ids=lambda headers: str(headers)[:60])  # fmt: skip
 def test_requests_of_other_sites_are_refused(served: PageServer, headers: dict[str, str]) -> None:
     for method, path in (("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/upload"), ("GET", "/config")):
         response = served.request(method, path, headers=headers)
         assert (response.status, response.body) == (403, b"requests of other sites are refused")
+
+
+@pytest.mark.parametrize("name", ["host", "origin", "sec-fetch-site", "sec-fetch-mode"])
+def test_a_repeated_header_is_refused(name: str) -> None:
+    values = {"host": b"127.0.0.1", "origin": b"http://127.0.0.1"}
+    headers = {**values, "sec-fetch-site": b"same-origin", "sec-fetch-mode": b"cors"}
+    once = [(key.encode(), value) for key, value in headers.items()]
+    assert passed("/", headers=once)
+    assert not passed("/", headers=[*once, (name.encode(), b"evil.com")])
+    assert not passed("/", headers=[(name.encode(), b"evil.com"), *once])
 
 
 def test_a_link_on_another_site_may_open_the_page_but_not_send_a_form(served: PageServer) -> None:
@@ -178,6 +194,27 @@ def test_a_link_on_another_site_may_open_the_page_but_not_send_a_form(served: Pa
 def test_the_page_itself_may_send_requests(served: PageServer) -> None:
     own = {"Origin": f"http://127.0.0.1:{served.port}", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
     assert served.request("GET", "/config", headers=own).status == 200
+
+
+@pytest.mark.parametrize("body", [
+    *("", "{", "\xff", "[" * 100_000, "9" * 5000),
+    *(json.dumps({"data": [], "fn_index": 0, "session_hash": name}) for name in ("\ud800", "", "../x", "x" * 65, 7)),
+    *(json.dumps({"data": [], "fn_index": index, "session_hash": "a"}) for index in (99_999, -1)),
+], ids=lambda body: body[:60])  # fmt: skip
+def test_an_invalid_event_is_refused_and_harms_no_later_one(served: PageServer, body: str) -> None:
+    """With a session that is not valid UTF-8, Gradio would fail at every later event."""
+    response = served.request("POST", "/gradio_api/queue/join", body)
+    assert (response.status, response.body.startswith(b"invalid ")) == (400, True)
+    client = QueueClient(served)
+    ((_, answer),) = client.send(0, [("select the example text", ["tales"])])
+    assert answer
+    assert answer.success
+
+
+def test_the_events_of_an_unknown_session_end_with_a_message(served: PageServer) -> None:
+    response = served.request("GET", "/gradio_api/queue/data?session_hash=unknown")
+    assert response.status == 200
+    assert b'"session_not_found":true' in response.body
 
 
 @pytest.fixture
