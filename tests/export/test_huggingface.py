@@ -118,7 +118,7 @@ def test_an_unsupported_dtype_is_refused(trained: Trained) -> None:
 
 def test_a_tokenizer_without_tokenizer_json_is_reported(invoke: Cli, trained: Trained, tmp_path: Path) -> None:
     done = invoke("export", trained("char").path, "--huggingface", "--dtype", "fp16")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/exports/mine-huggingface\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/exports/mine-huggingface-fp16\n"), done.stderr
     assert "tokenizer.json" in done.stderr
 
 
