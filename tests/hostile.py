@@ -41,6 +41,8 @@ SPACED = (
     "\u00a0x",
 )
 """Texts with line breaks and several spaces, which single-line elements need not keep."""
+SAMPLES = ["\n".join((*PAYLOADS, *SPACED)[at : at + 4]) for at in range(0, len(PAYLOADS + SPACED), 4)]
+"""All of them in a few texts."""
 
 PLUGIN = f"""
 import gradio as gr

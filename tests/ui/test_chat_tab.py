@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from hostile import SAMPLES
 from playwright.sync_api import expect
 from webpage import BrowserPage, by_id
 
@@ -53,7 +54,9 @@ def test_text_is_shown_exactly_and_nothing_is_fetched(visit: BrowserPage, hostil
     expect(visit.page.locator("#samples pre").first).to_have_text(hostile_text)
     visit.open_tab("Chat")
     visit.page.locator("#chat-max_new_tokens input").fill("8")
-    visit.answer_to(f" {hostile_text}")
-    assert visit.page.locator("#chat .message").first.text_content() == f" {hostile_text}"
+    prompts = [f" {hostile_text}", *SAMPLES[::4], "$$x^2$$", " \n  two\n\n", "a\tb"]
+    for prompt in prompts:
+        visit.answer_to(prompt)
+    assert visit.page.locator("#chat .message.user").evaluate_all("all => all.map(one => one.textContent)") == prompts
     assert visit.page.evaluate("window.bad") is None
     assert visit.foreign == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hostile import PAYLOADS, SPACED, install
+from hostile import PAYLOADS, SAMPLES, install
 from playwright.sync_api import Browser, expect
 from webpage import BrowserPage, PageServer, make_run
 
@@ -14,7 +14,6 @@ from gpt2demo.runs.folder import Run, State
 from gpt2demo.ui.text import escape, exactly, unformatted, well_formed
 from gpt2demo.ui.toast import refusal
 
-SAMPLES = ["\n".join((*PAYLOADS, *SPACED)[at : at + 4]) for at in range(0, len(PAYLOADS + SPACED), 4)]
 NAMES = [text for text in PAYLOADS if "/" not in text]
 
 
@@ -101,17 +100,6 @@ def test_plugins(hostile: BrowserPage, texts: Texts) -> None:
         option = hostile.page.locator(f"#sampler-s{number}-option")
         expect(option.locator("input, textarea")).to_have_value(PAYLOADS[number])
         assert unformatted(PAYLOADS[number]) in option.text_content()
-
-
-@pytest.mark.browser
-def test_prompts(hostile: BrowserPage, texts: Texts) -> None:
-    prompts = [*SAMPLES[::4], "$$x^2$$", " \n  two\n\n", "a\tb"]
-    hostile.open_tab("Chat")
-    hostile.select("#model", "zz")
-    hostile.page.locator("#chat-max_new_tokens input").fill("1")
-    for prompt in prompts:
-        hostile.answer_to(prompt)
-    assert texts("#chat .message.user") == prompts
 
 
 @pytest.mark.browser
