@@ -40,7 +40,8 @@ class Page(gr.Blocks):
         """
         try:
             current = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
-            values = checked(current, inputs)
+            filled_later = [getattr(block, "choices", None) == [] for block in block_fn.inputs]
+            values = checked(current, inputs, filled_later)
             return list(await super().preprocess_data(block_fn, values, state, explicit_call))
         except Exception as error:
             raise refusal(error) from None
@@ -79,23 +80,29 @@ class Selection(gr.EventData):
         self.index, self.value = data["index"], data["value"]
 
 
-def checked(components: Sequence[Block], values: Sequence[Any]) -> list[Any]:
+def checked(components: Sequence[Block], values: Sequence[Any], filled_later: Sequence[bool]) -> list[Any]:
     """Return values of components, with strings that can be written as UTF-8.
+
+    Args:
+        components: as the browser's session shows them.
+        values: what it sent.
+        filled_later: whether a component is a list that is empty at first, in which nothing need be selected yet.
 
     Raises:
         ValueError: the number of values or the type of a value is wrong.
     """
     if len(values) != len(components):
         raise ValueError(OUTDATED)
-    for component, value in zip(components, values, strict=True):
-        _check(component, value)
+    for component, value, nullable in zip(components, values, filled_later, strict=True):
+        if value is not None or not nullable:
+            _check(component, value)
     return [well_formed(value) if isinstance(value, str) else value for value in values]
 
 
 def _check(component: Block, value: Any) -> None:
     """Raise a ValueError if a value does not have the type of its component. Gradio checks choices and ranges."""
     types, description = next((kind[1:] for kind in KINDS if isinstance(component, kind[0])), ((object,), ""))
-    empty = value is None and (isinstance(component, NULLABLE) or getattr(component, "choices", None) == [])
+    empty = value is None and isinstance(component, NULLABLE)
     several = isinstance(value, list) and getattr(component, "multiselect", None)
     boolean = isinstance(value, bool) and bool not in types and object not in types
     if not (empty or several) and (boolean or not isinstance(value, types)):

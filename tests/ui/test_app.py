@@ -25,3 +25,14 @@ def test_every_tab_fits_a_phone(visit: BrowserPage) -> None:
         visit.open_tab(tab)
         visit.page.locator(element).wait_for()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+
+
+@pytest.mark.browser
+def test_a_page_opens_with_all_labels_and_without_a_message(visit: BrowserPage) -> None:
+    """The listeners that fill the page when it opens neither empty a button nor refuse a value that is not there yet."""
+    visit.page.locator("#progress .badge").wait_for()
+    for tab, labels in (("Train", "Start Stop Resume"), ("Chat", "Send Clear"), ("Export", "Export")):
+        visit.open_tab(tab)
+        for label in labels.split():
+            visit.page.get_by_role("button", name=label, exact=True).first.wait_for()
+    assert visit.page.locator(".toast-body").count() == 0

@@ -71,20 +71,21 @@ class ExportTab:
 
     async def _follow(self) -> AsyncIterator[Any]:
         """Yield the progress of an export that is running when the page is opened."""
+        yield {self._start: gr.update()}  # without any update Gradio would empty all outputs, the label of the button too
         if export := exporting.running():
             async for update in self._progress(export):
                 yield update
 
     async def _progress(self, export: Export) -> AsyncIterator[dict[Component, Any]]:
         """Yield the report whenever it changes, then the folder or the error. Does not occupy a thread while it waits."""
-        yield {self._report: export.report, self._folder: gr.Textbox(visible=False), self._start: gr.Button(interactive=False)}
+        yield {self._report: export.report, self._folder: gr.Textbox(visible=False), self._start: gr.update(interactive=False)}
         shown = export.report
         while not export.ended:
             await asyncio.sleep(POLL_SECONDS)
             if (report := export.report) != shown:
                 shown = report
                 yield {self._report: report}
-        ready = {self._report: export.report, self._start: gr.Button(interactive=True)}
+        ready = {self._report: export.report, self._start: gr.update(interactive=True)}
         if export.error is None:
             yield {**ready, self._folder: gr.Textbox(str(export.folder), visible=True), self.done: time.monotonic()}
         else:
