@@ -46,10 +46,10 @@ def test_gradients_flow_for_a_single_position(threads: int) -> None:
     assert torch.equal(layer.weight.grad[0], x.detach()[0, 0])
 
 
-def test_a_quantised_weight_is_left_to_its_own_operators(threads: int) -> None:
-    """Tensor subclasses, which quantisation libraries put in a weight's place, need not have views."""
+def test_a_quantized_weight_is_left_to_its_own_operators(threads: int) -> None:
+    """Tensor subclasses, which quantization libraries put in a weight's place, need not have views."""
 
-    class Quantised(torch.Tensor):
+    class Quantized(torch.Tensor):
         @classmethod
         def __torch_function__(cls, function, types, args=(), kwargs=None):
             if function in (torch.Tensor.view, torch.Tensor.transpose, torch.Tensor.__getitem__, torch.bmm, torch.baddbmm):
@@ -60,7 +60,7 @@ def test_a_quantised_weight_is_left_to_its_own_operators(threads: int) -> None:
     x = torch.randn(1, 1, 600)
     with torch.no_grad():
         expected = F.linear(x, layer.weight, layer.bias)
-        layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Quantised), requires_grad=False)
+        layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Quantized), requires_grad=False)
         assert torch.equal(layer(x), expected)
 
 

@@ -56,7 +56,7 @@ def test_the_seed_preset_is_the_original_program() -> None:
     assert (train.weight_decay, train.grad_clip, train.warmup_steps, seed.tokenizer) == (0, 0, 0, "byte")
 
 
-def test_weights_are_initialised_as_in_openais_code() -> None:
+def test_weights_are_initialized_as_in_openais_code() -> None:
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=1000, n_positions=256, n_embd=256, n_head=4, n_layer=8)
     model = GPT2(config)

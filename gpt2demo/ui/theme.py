@@ -1,4 +1,4 @@
-"""The page's appearance: bundled fonts and colours as a Gradio theme, and the CSS that a theme cannot express."""
+"""The page's appearance: bundled fonts and colors as a Gradio theme, and the CSS that a theme cannot express."""
 
 from __future__ import annotations
 

@@ -56,5 +56,5 @@ def test_auto_is_the_first_available_device(cuda: bool, mps: bool, expected: str
         (ValueError("memory"), False),
     ],
 )
-def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
+def test_out_of_memory_is_recognized(error: Exception, expected: bool) -> None:
     assert out_of_memory(error) is expected
