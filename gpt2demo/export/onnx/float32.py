@@ -3,7 +3,7 @@
 An export with other weights than float32 has two kinds of error. Its weights are rounded, and so are its activations: to float16,
 or to 8-bit integers in `MatMulNBits` at accuracy level 4. A difference in the last bit of an activation, for example between one
 row and several at once, can change which way the next activations are rounded. So the modes of a correct export differ by as much
-as its activations are rounded, which leaves room for an error in the graph.
+as its activations are rounded, which can hide an error in the graph.
 
 The same graph in float32 has neither: the PyTorch model with the stored weights has to agree with it as a float32 export agrees
 with the original. It is made from the file that is verified, so that every node, constant and weight of that file is compared.

@@ -230,15 +230,15 @@ def model_graph(config: ModelConfig, weights: Weights) -> ir.Model:
     return build(w, [*inputs, *past, keep], [logits, *present])
 
 
-def generate_graph(config: ModelConfig, weights: Weights, chain: ir.Graph, vocab_size: int) -> ir.Model:
+def generate_graph(config: ModelConfig, weights: Weights, drawing: ir.Graph, vocab_size: int) -> ir.Model:
     """Return the model followed by a sampler chain and the draw.
 
-    Its inputs are ids, mask, positions, cache and the chain's inputs; its outputs the next ids and the extended cache.
+    Its inputs are ids, mask, positions, cache and the samplers' inputs; its outputs the next ids and the extended cache.
 
     Args:
         config: the model's shape.
         weights: as for `model_graph`.
-        chain: the result of `sampling.trace`; its nodes are moved into the new graph.
+        drawing: sampler chain and draw, as traced by `sampling.trace`; its nodes are moved into the new graph.
         vocab_size: vocabulary size of the tokenizer; the model may have more ids.
     """
     w = Writer(config, weights)
@@ -248,9 +248,9 @@ def generate_graph(config: ModelConfig, weights: Weights, chain: ir.Graph, vocab
     logits = output_head(w, last)  # (B, V)
     if vocab_size < config.vocab_size:
         logits = w.op("Slice", [logits, w.constant([0]), w.constant([vocab_size]), w.constant([1])])
-    ir.convenience.replace_all_uses_with(chain.inputs[0], logits)
-    used = [value for value in chain.inputs[1:] if value.uses()]
-    return build(w, [*inputs, *past, *used], [*chain.outputs, *present], chain)
+    ir.convenience.replace_all_uses_with(drawing.inputs[0], logits)
+    used = [value for value in drawing.inputs[1:] if value.uses()]
+    return build(w, [*inputs, *past, *used], [*drawing.outputs, *present], drawing)
 
 
 def model_inputs() -> list[ir.Value]:

@@ -140,7 +140,7 @@ class TrainTab:
         if job and job.alive:
             job.stop()
         elif session.watcher and session.active:  # started in a terminal
-            session.watcher.run.stop_file.touch()
+            session.watcher.run.request_stop()
 
     def _on_resume(self, values: Values) -> Iterator[dict[Block, Any]]:
         """Yield the acknowledgement, then resume the run that is shown."""
