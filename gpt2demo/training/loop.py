@@ -1,7 +1,7 @@
 """The training loop: a generator of events, which callers show, record and pass to plugins.
 
-All randomness in a step (the batch, the dropout masks) is a function of (seed, step). A resumed run therefore continues bit for
-bit from weights, optimizer state and step, even if code outside the loop draws from torch's generators.
+`step.py` does the arithmetic of a step. All randomness in it (the batches, the dropout masks) is a function of (seed, step). A
+resumed run therefore continues bit for bit from weights, optimizer state and step, even if code outside draws random numbers.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 import torch
-from torch import Tensor
 
 from gpt2demo import plugins
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
@@ -25,19 +23,19 @@ from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.data.windows import Windows
 from gpt2demo.engines.hardware import keep_freed_memory, torch_device, training_dtype
 from gpt2demo.engines.torch import TorchEngine
-from gpt2demo.errors import CheckpointError, DataError, RunError, TrainingError
+from gpt2demo.errors import CheckpointError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
-from gpt2demo.memory import memory_advice, out_of_memory
+from gpt2demo.memory import memory_advice
 from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.runs.folder import Run, State, Status, now
+from gpt2demo.training.batches import Batches
 from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
 from gpt2demo.training.optimizers import freeze
-from gpt2demo.training.schedule import learning_rate, total_steps
+from gpt2demo.training.schedule import learning_rate_of, total_steps
+from gpt2demo.training.step import DIVERGENCE_ADVICE, OptimizerStep
 
-COMPILER_MODULES = ("torch._dynamo", "torch._inductor")  # where torch.compile's exceptions are defined
-DIVERGENCE_ADVICE = "try a smaller --learning-rate, more --warmup-steps or --dtype fp32"
 NOT_SAVED = -1  # a step before the first
 PACE_DECAY = 0.95  # of the moving average of seconds per step
 
@@ -58,6 +56,7 @@ class Training:
         self.run = run
         self.model_config = ModelConfig.create(**info["model"])
         self.config = TrainConfig.create(**info["train"])
+        self._learning_rate = learning_rate_of(info)
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         keep_freed_memory()
@@ -68,8 +67,8 @@ class Training:
             both = f"the tokenizer has {self.tokenizer.vocab_size} ids, the model {self.model_config.vocab_size}"
             raise RunError(f"{run.path}: {both}; they do not match")
         self.sizes = load_sizes(run.data)
-        self.train_windows, self.validation_windows = self._windows("train"), self._windows("validation")
-        self.total_steps = total_steps(self.config, self.train_windows.per_epoch)
+        self.train_batches, self.validation_batches = self._batches("train"), self._batches("validation")
+        self.total_steps = total_steps(self.config, self.train_batches.windows.per_epoch)
         self.step = 0
         self.status: Status = "running"
         self.validation_loss: float | None = None
@@ -80,10 +79,8 @@ class Training:
             self.model = self._new_model().to(self.device).train()
             freeze(self.model, self.config.freeze_layers)
             self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
-            # An optimizer may give groups of parameters rates of their own: their ratio to the configured one is kept.
-            self._rate_ratios = [group["lr"] / self.config.learning_rate for group in self.optimizer.param_groups]
+            self.optimizer_step = OptimizerStep(self.model, self.optimizer, self.train_batches, self.config, self.dtype)
             self._restore()
-        self._forward = self._compiled_if_configured()
         self._pace: float | None = None  # moving average of seconds per step
 
     @property
@@ -91,8 +88,9 @@ class Training:
         """True if no steps are left."""
         return self.step >= self.total_steps
 
-    def _windows(self, split: str) -> Windows:
-        return Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
+    def _batches(self, split: str) -> Batches:
+        windows = Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
+        return Batches(windows, self.config.batch_size, self.model_config.vocab_size, self.device, self.run.data)
 
     def _check_memory(self) -> None:
         """Raise a MemoryError if not even the weights fit: the system would kill the process while they are initialized."""
@@ -155,10 +153,6 @@ class Training:
     def _dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
-    def _compiled_if_configured(self) -> Callable[..., Tensor]:
-        wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
-        return torch.compile(self.model) if wanted else self.model
-
     def state(self, status: Status, error: str | None = None) -> State:
         """Return the content of state.json."""
         return State.own(status, self.step, self.total_steps, error)
@@ -218,98 +212,12 @@ class Training:
         )
 
     def _step(self) -> Step:
-        """Take an optimizer step, and explain its failures.
-
-        Raises:
-            TrainingError: memory ran out, or torch.compile failed; the message suggests a setting that may work.
-        """
-        try:
-            return self._advance()
-        except (MemoryError, RuntimeError) as error:
-            if type(error).__module__.startswith(COMPILER_MODULES):
-                reason = str(error).partition("\n")[0][:200]
-                raise TrainingError(f"step {self.step + 1}: torch.compile failed ({reason}); try --compile off") from None
-            if not out_of_memory(error):
-                raise
-        # Raised outside the except block, where the traceback would keep the step's tensors alive.
-        count, accumulation, shape = self.config.batch_size, self.config.grad_accumulation, self.model_config
-        smaller = f"--batch-size {count // 2} --grad-accumulation {accumulation * 2}" if count > 1 else "a smaller --n-positions"
-        raise TrainingError(
-            f"step {self.step + 1}: out of memory with {count} sequences of {shape.n_positions} positions and "
-            f"{shape.n_parameters:,} parameters; try {smaller}"
-        )
-
-    def _advance(self) -> Step:
-        """Take an optimizer step over `grad_accumulation` batches."""
         started = time.perf_counter()
-        rate = learning_rate(self.step, self.total_steps, self.config)
-        for group, ratio in zip(self.optimizer.param_groups, self._rate_ratios, strict=True):
-            group["lr"] = rate * ratio
-        seed = np.random.SeedSequence([self.config.seed, self.step]).generate_state(1, np.uint64)[0]
-        loss = 0.0
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(seed))  # for dropout
-            for micro_batch in range(self.config.grad_accumulation):
-                loss += self._backward(micro_batch)
-        grad_norm = self._clip()
-        self._check_finite(loss, grad_norm, rate)
-        self._update()
+        rate = self._learning_rate(self.step, self.total_steps, self.config)
+        loss, grad_norm = self.optimizer_step.take(self.step, rate)
         self.step += 1
         self.validation_loss = None  # of this step; `_evaluate` sets it
         return self._step_event(loss, rate, grad_norm, time.perf_counter() - started)
-
-    def _update(self) -> None:
-        """Update the weights.
-
-        Raises:
-            TrainingError: the optimizer failed: its state does not match the weights, or a plugin has an error.
-        """
-        try:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            if out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise TrainingError(f"step {self.step + 1}: the optimizer {self.config.optimizer!r} failed ({reason})") from error
-
-    def _backward(self, micro_batch: int) -> float:
-        """Accumulate the gradients of one batch of the current step; return its share of the mean loss."""
-        B = self.config.batch_size
-        first = (self.step * self.config.grad_accumulation + micro_batch) * B
-        windows = self._on_device(self.train_windows.batch(first, B))  # (B, T + 1)
-        with self._autocast():
-            loss = token_losses(self._forward, windows).mean() / self.config.grad_accumulation
-        loss.backward()  # type: ignore[no-untyped-call]  # not annotated in torch
-        return float(loss.detach())
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _on_device(self, ids: npt.NDArray[np.int64]) -> Tensor:
-        """Return ids as a tensor. Check first that they are in the vocabulary: an invalid one can crash a GPU.
-
-        Raises:
-            DataError: an id is not in the vocabulary.
-        """
-        if (highest := int(ids.max())) >= self.model_config.vocab_size:
-            beyond = f"id {highest} is beyond the vocabulary of {self.model_config.vocab_size}"
-            raise DataError(f"{self.run.data}: {beyond}; the files are damaged, train a new run")
-        return torch.from_numpy(ids).to(self.device)
-
-    def _clip(self) -> float:
-        """Clip the gradients' norm; return the norm before clipping."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.grad_clip, norm, foreach=True)
-        return float(norm)
-
-    def _check_finite(self, loss: float, grad_norm: float, rate: float) -> None:
-        """Raise a TrainingError before an update that would make the weights NaN or infinite."""
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            values = f"loss {loss}, gradient norm {grad_norm} at learning rate {rate:.3g}"
-            raise TrainingError(f"step {self.step + 1}: {values}; the weights were not changed; {DIVERGENCE_ADVICE}")
 
     def _step_event(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
         tokens = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
@@ -334,7 +242,7 @@ class Training:
             TrainingError: a loss is NaN or infinite.
         """
         self.model.eval()
-        train, validation = (self._mean_loss(windows) for windows in (self.train_windows, self.validation_windows))
+        train, validation = self._mean_loss(self.train_batches), self._mean_loss(self.validation_batches)
         self.model.train()
         if not math.isfinite(train + validation):
             values = f"training loss {train}, validation loss {validation}"
@@ -344,10 +252,9 @@ class Training:
         bits = bits_per_byte(validation, size.tokens, size.bytes)
         return Evaluation(self.step, train, validation, perplexity(validation), bits)
 
-    def _mean_loss(self, windows: Windows) -> float:
-        chosen = self._on_device(windows.evenly_spaced(self.config.eval_batches * self.config.batch_size))
-        with self._autocast():  # the model itself: the compiled one would be compiled again for other batch sizes
-            losses = [token_losses(self.model, batch) for batch in torch.split(chosen, self.config.batch_size)]
+    def _mean_loss(self, batches: Batches) -> float:
+        with self.optimizer_step.autocast():  # the model itself: the compiled one would be compiled again for other batch sizes
+            losses = [token_losses(self.model, batch) for batch in batches.evenly_spaced(self.config.eval_batches)]
         return float(torch.cat(losses).double().mean())
 
     def _sample(self) -> Sample:

@@ -15,7 +15,7 @@ from gpt2demo.errors import TrainingError
 from gpt2demo.events import Step
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.runs.find import find_run
-from gpt2demo.training.loop import Training
+from gpt2demo.training.step import OptimizerStep, mean_loss
 
 
 def newest_step_with_finite_weights(name: str) -> int:
@@ -54,7 +54,7 @@ def inject(events: Iterator[Any], source: str) -> None:
     elif source == "gradient":
         parameter.register_hook(lambda gradient: gradient * float("inf"))
     else:
-        training._forward = lambda ids: training.model(ids) * float("nan")
+        training.optimizer_step._mean_loss = lambda model, windows: mean_loss(model, windows) * float("nan")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def inject(events: Iterator[Any], source: str) -> None:
 def test_out_of_memory_names_the_sizes_and_smaller_ones(
     text_file: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(training: Training) -> None:
+    def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Training, "_advance", fail)
+    monkeypatch.setattr(OptimizerStep, "_take", fail)
     expected = "8 sequences of 32 positions and .* parameters; try --batch-size 4 --grad-accumulation 2"
     with pytest.raises(TrainingError, match=expected):
         train_small(text_file, run="a")

@@ -63,9 +63,9 @@ def test_the_check_fails_for_each_piece_of_state_that_is_lost(prepared: Run, mon
         if newest and lost == "step":
             self.step -= 1
         if newest and lost == "data order":
-            self.train_windows._seed += 1
+            self.train_batches.windows._seed += 1
         if newest and lost == "dropout's random numbers":
-            self.config = self.config.with_changes(seed=self.config.seed + 1)
+            self.optimizer_step.config = self.config.with_changes(seed=self.config.seed + 1)
 
     monkeypatch.setattr(Training, "_restore", restore)
     with pytest.raises(TrainingError, match="resume is not exact"):
