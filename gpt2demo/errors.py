@@ -67,6 +67,10 @@ class PluginFailure(Error):  # noqa: N818  # a PluginError is a mistake that the
     """A plugin raised an exception that is not an `Error`, or returned a value that its hook does not allow."""
 
 
+class Interrupted(KeyboardInterrupt):  # not an error, like KeyboardInterrupt
+    """Ctrl-C ends the program. The class tells it apart from a KeyboardInterrupt of a plugin, which is a `PluginFailure`."""
+
+
 class Terminated(SystemExit):  # not an error, like SystemExit
     """A signal ends the program. The class tells it apart from a plugin's call of `sys.exit`, which is a `PluginFailure`."""
 

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gpt2demo.errors import Error, TokenizerError
+import psutil
+
+from gpt2demo.errors import Error, message
+
+ADVICE = "close other programs, or use a smaller model, batch or text"
+LOADING_ADVICE = "close other programs, or use a smaller model"
+_WORDS = re.compile(
+    r"(can't|cannot|could not|failed to|unable to) allocate|bad.?alloc|failed to map segment|os error 12\b", re.IGNORECASE
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python or torch means that memory ran out; on a CPU torch has no class for it."""
+    """Return whether an exception means that memory ran out. Libraries in C++ and Rust have no class for it, only words.
+
+    An `Error` already says what happened.
+    """
+    if isinstance(error, Error):
+        return False
     of_torch = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
-    return isinstance(error, MemoryError) or of_torch or "can't allocate memory" in str(error)
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or of_torch or of_system or bool(_WORDS.search(message(error)))
 
 
 @contextmanager
@@ -24,8 +40,14 @@ def memory_advice(what: str, advice: str) -> Iterator[None]:
     try:
         yield
         return
-    except (MemoryError, RuntimeError, TokenizerError) as error:
-        if not (out_of_memory(error) or isinstance(error.__context__, MemoryError)):  # a TokenizerError may replace one
+    except Exception as error:
+        if not out_of_memory(error):
             raise
     # Raised outside the except block, where the traceback would keep the block's tensors alive.
     raise Error(f"{what}: out of memory; {advice}")
+
+
+def require_memory(size: int) -> None:
+    """Raise a MemoryError if this machine has less memory than `size` bytes: the system would kill the process later."""
+    if size > psutil.virtual_memory().total + psutil.swap_memory().total:
+        raise MemoryError

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
 
-from gpt2demo.errors import Terminated
+from gpt2demo.errors import Interrupted, Terminated
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
@@ -34,5 +35,5 @@ def printable(text: str) -> str:
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Signal handler that raises Terminated, so that `finally` blocks clean up. The exit code is 128 + the signal's number."""
-    raise Terminated(128 + number)
+    """Signal handler that raises an exception, so that `finally` blocks clean up. The exit code is 128 + the signal's number."""
+    raise Interrupted if number == signal.SIGINT else Terminated(128 + number)

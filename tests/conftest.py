@@ -198,6 +198,7 @@ def invoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
         output = capsys.readouterr()
         return subprocess.CompletedProcess(command, int(exit_.value.code or 0), output.out, output.err)
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield run
-    signal.signal(signal.SIGTERM, handler)  # `main` replaces it
+    for number, handler in handlers.items():  # `main` replaces them
+        signal.signal(number, handler)

@@ -392,12 +392,16 @@ def main() -> None:
     warnings.showwarning = lambda message, *rest: print_warning(one_line(str(message)))
     if isinstance(sys.stdout, io.TextIOWrapper):  # print "?" for characters that stdout cannot encode
         sys.stdout.reconfigure(errors="replace")
-    signal.signal(signal.SIGTERM, exit_on_signal)  # unfinished files are removed on the way out
+    for number in (signal.SIGINT, signal.SIGTERM):  # unfinished files are removed on the way out
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, exit_on_signal)
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
         sys.exit(code)
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of a Rust library is not an Exception
         if debug:
             raise
         sys.exit(exit_code(error))

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from gpt2demo.errors import Error, message, summary
+from gpt2demo.memory import ADVICE, out_of_memory
 from gpt2demo.terminal import one_line, print_message
 
 MAX_LENGTH = 480  # characters of a message
@@ -16,6 +17,8 @@ MAX_LENGTH = 480  # characters of a message
 
 def exit_code(error: BaseException) -> int:
     """Print an exception as one line on stderr and return the exit code."""
+    if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # Typer takes it for Ctrl-D at a prompt
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
     if isinstance(error, BrokenPipeError):  # the reader of stdout has closed it
@@ -34,6 +37,8 @@ def _message(error: BaseException) -> str:
         return error.format_message()
     if isinstance(error, Error):
         return message(error)
+    if out_of_memory(error):
+        return f"out of memory; {ADVICE}"
     return f"unexpected {summary(error)} (a bug; --debug shows where)"
 
 

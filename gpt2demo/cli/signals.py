@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
-from gpt2demo.errors import Terminated
+from gpt2demo.errors import Interrupted, Terminated
 from gpt2demo.terminal import print_message
 
 
@@ -30,7 +30,7 @@ class Signals:
             print_message("stopped before the training started; nothing was saved")
             raise Terminated(128 + number)
         if self.received is not None:
-            raise KeyboardInterrupt
+            raise Interrupted
         self.received = number
         print_message("stopping after this step and saving a checkpoint; repeat to stop immediately")
 
@@ -46,12 +46,18 @@ class Signals:
 
 @contextmanager
 def catch_signals() -> Iterator[Signals]:
-    """Handle SIGINT, SIGTERM and SIGHUP inside the block. The previous handlers are restored afterwards."""
+    """Handle SIGINT, SIGTERM and SIGHUP inside the block, except those that are ignored, as SIGHUP is with `nohup`.
+
+    The previous handlers are restored afterwards.
+    """
     signals = Signals()
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), signals) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in handled:
+        signal.signal(number, signals)
     try:
         yield signals
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in handled.items():
+            signal.signal(number, handler)

@@ -25,6 +25,7 @@ from gpt2demo.config import GenerateConfig
 from gpt2demo.errors import Error
 from gpt2demo.generation.continuation import Continuation
 from gpt2demo.interfaces import Decoder, Engine, SamplingEngine
+from gpt2demo.memory import out_of_memory
 from gpt2demo.sampling.chains import Chain
 from gpt2demo.sampling.draw import ChainRunner, Floats, Ids, Uniforms
 
@@ -95,7 +96,9 @@ class Batch:
         running = self.running
         try:
             self._draw_all()
-        except MemoryError:
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             batch = f"a batch of {len(self._rows)} texts with up to {self._engine.n_positions} positions"
             raise Error(f"out of memory with {batch}; try fewer samples or prompts") from None
         self._end += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from gpt2demo.config import DeviceName, EngineName
 from gpt2demo.errors import RunError
 from gpt2demo.generation.generate import Model
+from gpt2demo.memory import LOADING_ADVICE, memory_advice
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.find import find_model
 from gpt2demo.runs.folder import Run
@@ -22,11 +23,19 @@ def load(model: str | Path | None = None, *, engine: EngineName = "auto", device
         device: the device to run on.
 
     Raises:
-        Error: the model does not exist or is damaged, or the engine or device is not available.
+        Error: the model does not exist, is damaged or does not fit into memory, or the engine or device is not available.
     """
     from gpt2demo.engines import exported
 
     found = find_model(None if model is None else str(model), exported.is_export)
+    with memory_advice(f"{found if isinstance(found, Path) else found.path}: loading the model", LOADING_ADVICE):
+        return _load(found, engine, device)
+
+
+def _load(found: Run | Path, engine: EngineName, device: DeviceName) -> Model:
+    """Load what `find_model` found with the requested engine."""
+    from gpt2demo.engines import exported
+
     if isinstance(found, Run) and engine == "onnx":
         return _load_export(exported.export_of(found), device)
     if isinstance(found, Path) and exported.is_export(found):

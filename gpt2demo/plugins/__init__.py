@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from gpt2demo.config import parse_spec, validate
 from gpt2demo.hookspecs import PROJECT
-from gpt2demo.plugins.guard import PASSED, Guard, WrongResultError, check_result, type_name
+from gpt2demo.plugins.guard import Guard, WrongResultError, check_result, ends_program, type_name
 from gpt2demo.plugins.loading import BUILTINS, KINDS, NO_PLUGINS, Plugin, Registry, installed, registry
 from gpt2demo.plugins.wrappers import guarded_optimizer, guarded_tokenizer
 
@@ -29,7 +29,6 @@ __all__ = [
     "BUILTINS",
     "KINDS",
     "NO_PLUGINS",
-    "PASSED",
     "Guard",
     "Plugin",
     "Registry",
@@ -41,6 +40,7 @@ __all__ = [
     "datasets",
     "documents",
     "exporters",
+    "ends_program",
     "installed",
     "load_tokenizer",
     "optimizers",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gpt2demo.errors import Error, PluginFailure, Terminated, message, summary
+from gpt2demo.errors import Error, Interrupted, PluginFailure, Terminated, message, summary
 from gpt2demo.hookspecs import PROJECT
+from gpt2demo.memory import ADVICE, out_of_memory
 
 if TYPE_CHECKING:
     from gpt2demo.plugins.loading import Plugin
-
-PASSED = (KeyboardInterrupt, GeneratorExit, Terminated)
-"""Exceptions that are not a plugin's failure: they end the program or a loop wherever they are raised."""
 
 
 class WrongResultError(Exception):
@@ -44,7 +43,7 @@ class Guard:
 
     def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Convert an exception."""
-        if error is not None and not isinstance(error, PASSED):
+        if error is not None and not ends_program(error):
             self._convert(error)
 
     def _convert(self, error: BaseException) -> None:
@@ -58,7 +57,19 @@ class Guard:
         elif isinstance(error, WrongResultError):
             raise PluginFailure(f"{_source(part, self._kind, plugin)}: {self._call}() {error}") from None
         elif plugin:
-            raise PluginFailure(f"{_source(part, self._kind, plugin)}: {self._call}() raised {summary(error)}") from error
+            advice = f": out of memory; {ADVICE}" if out_of_memory(error) else ""
+            reason = f"{self._call}() raised {summary(error)}{advice}"
+            raise PluginFailure(f"{_source(part, self._kind, plugin)}: {reason}") from error
+
+
+def ends_program(error: BaseException) -> bool:
+    """Return whether an exception is not a plugin's failure, but ends the program or a loop wherever it is raised.
+
+    A KeyboardInterrupt is Ctrl-C only with Python's signal handler: the one of gpt2demo raises `Interrupted`.
+    """
+    if type(error) is KeyboardInterrupt:
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, Interrupted | GeneratorExit | Terminated)
 
 
 def _owner(kind: str, name: str) -> Plugin | None:

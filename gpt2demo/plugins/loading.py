@@ -22,7 +22,7 @@ from gpt2demo import hookspecs
 from gpt2demo.errors import PluginError, message, summary
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins.checks import check_hooks, check_part, check_requirements
-from gpt2demo.plugins.guard import PASSED
+from gpt2demo.plugins.guard import ends_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,10 +102,10 @@ class Registry:
             self._manager.register(load(), name)
             check_hooks(self._manager, self._manager.get_plugin(name))
             provided = {kind: self._call_hook(name, kind) for kind in KINDS}
-        except PASSED:
-            raise
         except BaseException as cause:  # importing a plugin may even raise SystemExit
             plugin.fail(cause)
+            if ends_program(cause):
+                raise
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             return
@@ -139,10 +139,10 @@ class Registry:
         plugin.hooks[f"{PROJECT}_{kind}"].append(name)
         try:
             check_part(kind, name, value)
-        except PASSED:
-            raise
         except BaseException as cause:  # a metaclass may raise anything
             plugin.fail(cause)
+            if ends_program(cause):
+                raise
             self._refused.setdefault((kind, name), f"{plugin.title} failed: {plugin.error}")
             return
         claims = self._claims[kind].setdefault(name, [])
@@ -210,10 +210,10 @@ class Registry:
             try:
                 arguments = {"run": run, "event": event}
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except PASSED:
-                raise
             except BaseException as cause:  # a hook may call sys.exit
                 self._silenced.add(implementation.plugin_name)
+                if ends_program(cause):
+                    raise
                 plugin = next(p for p in self.plugins if f"{p.title} ({p.module})" == implementation.plugin_name)
                 plugin.fail(cause)
                 failures.append(

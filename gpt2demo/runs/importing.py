@@ -25,7 +25,7 @@ from gpt2demo import plugins
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, RunError
 from gpt2demo.interfaces import Tokenizer
-from gpt2demo.memory import memory_advice
+from gpt2demo.memory import LOADING_ADVICE, memory_advice
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.find import find_model, refuse_pickle
@@ -154,7 +154,7 @@ def read(folder: Path, source: str) -> Start:
         return _read_checkpoint(checkpoint.verify(folder).path, folder.name, source)
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder}: has no config.json; pass a Hugging Face model folder")
-    with memory_advice(f"{folder}: loading the weights", "close other programs, or use a smaller model"):
+    with memory_advice(f"{folder}: loading the weights", LOADING_ADVICE):
         model = read_model(folder)
     own = folder / "tokenizer"
     tokenizer, registered = checkpoint.load_tokenizer(own) if (own / "plugin.json").is_file() else read_tokenizer(folder)

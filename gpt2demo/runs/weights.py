@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.interfaces import Tokenizer
-from gpt2demo.memory import memory_advice
+from gpt2demo.memory import LOADING_ADVICE, memory_advice, out_of_memory, require_memory
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.checkpoint import Checkpoint
@@ -183,10 +183,11 @@ def load_model(path: Path) -> GPT2:
     Raises:
         CheckpointError: the files are damaged or inconsistent. Shapes are compared before memory is allocated.
         RunError: a weight has an unsupported dtype.
+        Error: there is not enough memory.
     """
     model = meta_model(model_config(read_json(path / "config.json")))
     file = path / WEIGHTS
-    with memory_advice(f"{file}: loading the weights", "close other programs, or use a smaller model"):
+    with memory_advice(f"{file}: loading the weights", LOADING_ADVICE):
         return with_weights(model, {name: tensor.contiguous() for name, tensor in read_weights([file], shapes(model))}, file)
 
 
@@ -235,7 +236,9 @@ def read_weights(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]])
     Raises:
         RunError: a weight has an unsupported dtype.
         CheckpointError: a file is damaged, or a weight is unexpected, repeated, of another shape, or not finite.
+        MemoryError: memory ran out, or the files are larger than this machine's memory.
     """
+    require_memory(sum(file.stat().st_size for file in files if file.is_file()))
     seen: set[str] = set()
     for file in files:
         with open_tensors(file) as stored:
@@ -269,12 +272,15 @@ def open_tensors(file: Path) -> Iterator[Any]:
 
     Raises:
         CheckpointError: the file is missing or damaged.
+        MemoryError: memory ran out.
     """
     try:
         open_regular(file).close()
         with safe_open(file, framework="pt") as stored:
             yield stored
     except (SafetensorError, OSError) as error:
+        if out_of_memory(error):
+            raise MemoryError from error
         raise read_error(file, error) from None
 
 

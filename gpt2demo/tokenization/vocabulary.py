@@ -19,7 +19,7 @@ def rust_errors(what: str) -> Iterator[None]:
     """Convert any exception of a Rust library to a TokenizerError; its panics derive from BaseException."""
     try:
         yield
-    except (Error, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (Error, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())[:200]

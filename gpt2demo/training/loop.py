@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from gpt2demo import plugins
@@ -25,7 +24,7 @@ from gpt2demo.engines.hardware import keep_freed_memory, torch_device, training_
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import CheckpointError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
-from gpt2demo.memory import memory_advice
+from gpt2demo.memory import memory_advice, require_memory
 from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
@@ -75,7 +74,7 @@ class Training:
         self._saved_step = NOT_SAVED
         advice = "try a smaller --n-embd, --n-layer or --vocab-size"
         with memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
-            self._check_memory()
+            require_memory(4 * self.model_config.n_parameters)
             self.model = self._new_model().to(self.device).train()
             freeze(self.model, self.config.freeze_layers)
             self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
@@ -91,11 +90,6 @@ class Training:
     def _batches(self, split: str) -> Batches:
         windows = Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
         return Batches(windows, self.config.batch_size, self.model_config.vocab_size, self.device, self.run.data)
-
-    def _check_memory(self) -> None:
-        """Raise a MemoryError if not even the weights fit: the system would kill the process while they are initialized."""
-        if 4 * self.model_config.n_parameters > psutil.virtual_memory().total + psutil.swap_memory().total:
-            raise MemoryError
 
     def _new_model(self) -> GPT2:
         with torch.random.fork_rng(devices=[]):

@@ -43,9 +43,9 @@ def plugin_tab(title: str) -> None:
     registry = plugins.registry()
     try:
         registry.part("tabs", title)()
-    except plugins.PASSED:
-        raise
     except BaseException as error:  # a plugin may call sys.exit
+        if plugins.ends_program(error):
+            raise
         plugin = registry.owner("tabs", title)
         plugin.fail(error)
         gr.HTML(f'<p class="wrong">{escape(f"{plugin.title} could not fill this tab: {plugin.error}")}</p>')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from gpt2demo.errors import Error
+from gpt2demo.memory import ADVICE, out_of_memory
 from gpt2demo.terminal import one_line
 from gpt2demo.ui.text import escape
 
@@ -22,7 +23,9 @@ def refusal(error: Exception) -> gr.Error:
 
 
 def unexpected(bug: Exception) -> gr.Error:
-    """Return a toast for a bug. Gradio prints the traceback in the terminal."""
+    """Return a toast for a bug, whose traceback Gradio prints in the terminal, or for memory that ran out."""
+    if out_of_memory(bug):
+        return gr.Error(_html(f"out of memory; {ADVICE}"), print_exception=False)
     return gr.Error(_html(f"unexpected {type(bug).__name__} (a bug; the terminal shows where): {bug}"))
 
 

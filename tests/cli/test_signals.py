@@ -82,6 +82,19 @@ def test_a_second_signal_stops_training_immediately() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """With `nohup`, a training continues when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with catch_signals() as signals:
+            signals.training = True
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.stop() is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_previous_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with catch_signals():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from samples import SMALL_OPTIONS, Cli, assert_one_line_error, train_small
 
 from gpt2demo import plugins
 from gpt2demo.config import TrainConfig
-from gpt2demo.errors import PluginFailure, SettingError, Terminated, TokenizerError
+from gpt2demo.errors import Interrupted, PluginFailure, SettingError, Terminated, TokenizerError
 from gpt2demo.export.export import export_model
 from gpt2demo.runs.checkpoint import load_tokenizer, save_tokenizer
 from gpt2demo.runs.folder import Run
 from gpt2demo.sampling.chains import create_chain
 from gpt2demo.sampling.draw import ChainRunner, Uniforms
+from gpt2demo.terminal import exit_on_signal
 
 FAULTY = """
 from torch.optim import SGD
@@ -134,7 +136,7 @@ RAISED: dict[str, tuple[BaseException, str]] = {
     "ValueError": (ValueError("two\nlines"), "ValueError: two lines"),
     "KeyError": (KeyError("x"), "KeyError: 'x'"),
     "StopIteration": (StopIteration(), "StopIteration"),
-    "MemoryError": (MemoryError(), "MemoryError"),
+    "MemoryError": (MemoryError(), "MemoryError: out of memory; close other programs, or use a smaller model, batch or text"),
     "sys.exit()": (SystemExit(), "SystemExit"),
     "sys.exit(0)": (SystemExit(0), "SystemExit: 0"),
     "BaseException": (Base("b"), "Base: b"),
@@ -187,6 +189,14 @@ def use(tmp_path: Path, tiny_checkpoint: Path) -> Callable[[str], None]:
         "datasets": lambda: plugins.documents("faulty"),
     }
     return lambda kind: (uses[kind](), None)[1]
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Handle Ctrl-C like the command line."""
+    before = signal.signal(signal.SIGINT, exit_on_signal)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def fail(error: BaseException) -> Callable[[], Any]:
@@ -262,7 +272,7 @@ def test_a_plugin_without_faults_works(faults: dict[str, Any], use: Callable[[st
     use(kind)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated(143)], ids=repr)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted(), Terminated(143)], ids=repr)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_signal_in_a_plugin_ends_the_program(
     faults: dict[str, Any], use: Callable[[str], None], call: str, error: BaseException
@@ -270,6 +280,23 @@ def test_a_signal_in_a_plugin_ends_the_program(
     faults[call] = fail(error)
     with pytest.raises(type(error)):
         use(call.partition(".")[0])
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_keyboard_interrupt_without_ctrl_c_is_a_failure_of_the_plugin(
+    faults: dict[str, Any], use: Callable[[str], None], own_handlers: None, call: str
+) -> None:
+    faults[call] = fail(KeyboardInterrupt("no key"))
+    with pytest.raises(PluginFailure, match=r"raised KeyboardInterrupt: no key"):
+        use(call.partition(".")[0])
+
+
+def test_ctrl_c_inside_a_plugin_is_not_its_failure(
+    faults: dict[str, Any], use: Callable[[str], None], own_handlers: None
+) -> None:
+    faults["tokenizers.encode"] = lambda: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Interrupted):
+        use("tokenizers")
 
 
 def test_an_error_of_gpt2demo_keeps_its_class_and_gets_the_plugin(faults: dict[str, Any], tmp_path: Path) -> None:
