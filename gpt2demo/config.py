@@ -106,9 +106,10 @@ class TrainConfig(Config):
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training text (instead of steps)")
     steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps (instead of epochs)")
     learning_rate: float = Field(1e-3, gt=0, le=1e3, description="peak learning rate")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule after the warm-up")
-    min_learning_rate: float = Field(0.1, ge=0, le=1, description="final learning rate of the cosine, as a fraction of the peak")
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up to the peak learning rate")
+    schedule: str = Field("cosine", description="learning rate schedule")
+    min_learning_rate: float = Field(0.1, ge=0, le=1, description="final learning rate of a decay, as a fraction of the peak")
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="decay of wsd, as a fraction of the run after the warm-up")
+    warmup_steps: int | None = Field(None, ge=0, description="steps of linear warm-up (default: a twentieth of the run)")
     optimizer: str = Field("adamw", description="optimizer name")
     weight_decay: float = Field(0.1, ge=0, le=10, description="weight decay of matrices; 0 makes AdamW plain Adam")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay rate of Adam's first moment")
@@ -118,6 +119,9 @@ class TrainConfig(Config):
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of the text held out for validation")
     eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: ten per run)")
     eval_batches: int = Field(20, ge=1, description="batches per evaluation and split")
+    patience: int | None = Field(
+        None, ge=1, description="stop after this many evaluations without a better validation loss (default: never)"
+    )
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at each evaluation)")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep besides the best one")
     sample_tokens: int = Field(120, ge=0, le=65_536, description="length in tokens of the sample generated at each evaluation")
@@ -243,9 +247,7 @@ def _openai(summary: str, n_layer: int, n_head: int, n_embd: int) -> Preset:
     return Preset(
         summary=summary,
         model=ModelConfig(vocab_size=50257, n_positions=1024, n_embd=n_embd, n_head=n_head, n_layer=n_layer, dropout=0.1),
-        train=TrainConfig(
-            batch_size=12, grad_accumulation=40, epochs=1, learning_rate=6e-4, warmup_steps=2000, beta2=0.95, keep=2
-        ),
+        train=TrainConfig(batch_size=12, grad_accumulation=40, epochs=1, learning_rate=6e-4, beta2=0.95, keep=2),
         tokenizer="bpe",
         tokenizer_options={"vocab_size": "50257"},
     )
@@ -255,7 +257,7 @@ PRESETS: dict[str, Preset] = {
     "nano": Preset(
         summary="learns the example stories on a laptop's CPU in about a minute",
         model=ModelConfig(vocab_size=1024, n_positions=128, n_embd=192, n_head=6, n_layer=2, initializer_range=0.07),
-        train=TrainConfig(batch_size=16, steps=700, learning_rate=3e-3, warmup_steps=40),
+        train=TrainConfig(batch_size=16, steps=700, learning_rate=3e-3),
         tokenizer="bpe",
         tokenizer_options={"vocab_size": "1024"},
     ),

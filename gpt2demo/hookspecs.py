@@ -21,7 +21,7 @@ import pluggy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2demo.interfaces import Dataset, Exporter, OptimizerFactory, Sampler, TabBuilder, Tokenizer
+    from gpt2demo.interfaces import Dataset, Exporter, OptimizerFactory, Sampler, Schedule, TabBuilder, Tokenizer
 
 PROJECT = "gpt2demo"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -51,6 +51,11 @@ def gpt2demo_exporters() -> dict[str, type[Exporter]]:
 @hookspec
 def gpt2demo_optimizers() -> dict[str, OptimizerFactory]:
     """Return optimizers by name: functions `(model, TrainConfig) -> torch.optim.Optimizer`."""
+
+
+@hookspec
+def gpt2demo_schedules() -> dict[str, Schedule]:
+    """Return learning rate schedules by name: functions `(step, total_steps, TrainConfig) -> factor of the peak rate`."""
 
 
 @hookspec

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from gpt2demo.config import TrainConfig
 
 OptimizerFactory = Callable[["torch.nn.Module", "TrainConfig"], "torch.optim.Optimizer"]
+Schedule = Callable[[int, int, "TrainConfig"], float]
+"""`(step, total_steps, config) -> factor`: the learning rate of a step is `config.learning_rate` times the factor.
+
+Steps are counted from 0 to `total_steps - 1`, and include the warm-up. The factor is finite and at least 0, and depends on the
+arguments alone: a resumed run continues with the same learning rates.
+"""
 TabBuilder = Callable[[], None]
 
 

@@ -15,6 +15,7 @@ from gpt2demo.config import limits, plain_type
 from gpt2demo.plugins import installed
 from gpt2demo.sampling import gpt2demo_samplers
 from gpt2demo.training.optimizers import gpt2demo_optimizers
+from gpt2demo.training.schedule import gpt2demo_schedules
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,7 +26,11 @@ ALIASES = {  # the original program's names
     "n_positions": "--max-seq-len",
     "epochs": "--num-epochs",
 }
-BUILT_IN: dict[str, Callable[[], Collection[str]]] = {"samplers": gpt2demo_samplers, "optimizer": gpt2demo_optimizers}
+BUILT_IN: dict[str, Callable[[], Collection[str]]] = {
+    "samplers": gpt2demo_samplers,
+    "optimizer": gpt2demo_optimizers,
+    "schedule": gpt2demo_schedules,
+}
 SINGULAR = {"samplers": "--sampler", "peers": "--peer", "dtypes": "--dtype", "stop_tokens": "--stop-token"}
 
 

@@ -5,6 +5,7 @@ Built-in parts are registered through the same hooks. Plugins are trusted code: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from gpt2demo.config import TrainConfig
-    from gpt2demo.interfaces import Dataset, Exporter, OptimizerFactory, Sampler, TabBuilder, Tokenizer
+    from gpt2demo.interfaces import Dataset, Exporter, OptimizerFactory, Sampler, Schedule, TabBuilder, Tokenizer
 
 __all__ = [
     "BUILTINS",
@@ -46,6 +47,8 @@ __all__ = [
     "optimizers",
     "registry",
     "samplers",
+    "schedule_factor",
+    "schedules",
     "tabs",
     "tokenizer_options",
     "tokenizers",
@@ -77,6 +80,11 @@ def exporters() -> dict[str, type[Exporter]]:
 def optimizers() -> dict[str, OptimizerFactory]:
     """Return all optimizers, name -> factory."""
     return registry().parts("optimizers")
+
+
+def schedules() -> dict[str, Schedule]:
+    """Return all learning rate schedules, name -> function."""
+    return registry().parts("schedules")
 
 
 def tabs() -> dict[str, TabBuilder]:
@@ -181,7 +189,7 @@ def load_tokenizer(name: str, folder: Path) -> Tokenizer:
     return loaded if _is_built_in("tokenizers", name) else guarded_tokenizer(name, "load", loaded)
 
 
-# ---------------------------------------------------------------------------------------------- optimizers
+# ---------------------------------------------------------------------------------------------- optimizers and schedules
 
 
 def create_optimizer(name: str, model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -195,6 +203,28 @@ def create_optimizer(name: str, model: torch.nn.Module, config: TrainConfig) -> 
     with Guard("optimizers", name, "the factory"):
         optimizer = factory(model, config)
     return optimizer if _is_built_in("optimizers", name) else guarded_optimizer(name, optimizer)
+
+
+def schedule_factor(name: str, step: int, total_steps: int, config: TrainConfig) -> float:
+    """Return a schedule's factor of the peak learning rate.
+
+    Args:
+        name: the schedule's name.
+        step: counted from 0.
+        total_steps: length of the run.
+        config: its settings.
+
+    Raises:
+        PluginError: the name is unknown.
+        PluginFailure: the plugin raised an exception, or returned something else than a finite number of at least 0.
+    """
+    schedule: Schedule = registry().part("schedules", name)
+    with Guard("schedules", name, "__call__"):
+        factor = schedule(step, total_steps, config)
+        check_result(isinstance(factor, int | float) and not isinstance(factor, bool), factor, "a float")
+        if not 0 <= factor < math.inf:
+            raise WrongResultError(f"returned {factor} for step {step} of {total_steps}, not a finite factor of at least 0")
+    return float(factor)
 
 
 def _is_built_in(kind: str, name: str) -> bool:

@@ -69,7 +69,7 @@ def check_part(kind: str, name: str, value: Any) -> None:
     part = f"{kind[:-1]} {name!r}"
     if kind != "tabs" and not _NAME.fullmatch(name):
         raise PluginError(f"{part}: invalid name; use lower-case letters, digits, '.', '_' and '-', the first a letter or digit")
-    if kind in ("tabs", "optimizers"):
+    if kind in ("tabs", "optimizers", "schedules"):
         if not callable(value):
             raise PluginError(f"{part}: is {type_name(value)}, not a function")
         return

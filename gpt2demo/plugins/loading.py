@@ -32,11 +32,12 @@ BUILTINS = (
     "gpt2demo.sampling",
     "gpt2demo.data",
     "gpt2demo.training.optimizers",
+    "gpt2demo.training.schedule",
     "gpt2demo.export",
 )
 NO_PLUGINS = "GPT2DEMO_NO_PLUGINS"
 SLOW_SECONDS = 1.0
-KINDS = ("tokenizers", "samplers", "datasets", "exporters", "optimizers", "tabs")
+KINDS = ("tokenizers", "samplers", "datasets", "exporters", "optimizers", "schedules", "tabs")
 
 
 @dataclass

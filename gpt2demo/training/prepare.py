@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run, new_run, now, refuse_taken
 from gpt2demo.runs.importing import Start, find_start, write_start
 from gpt2demo.runs.weights import meta_model, with_weights
+from gpt2demo.training.schedule import with_warmup
 from gpt2demo.training.settings import check_training, configs
 
 DEFAULT_DATASET = "tales"
@@ -172,6 +173,8 @@ def create_run(plan: Plan, name: str | None) -> Run:
         checkpoint.save_tokenizer(tokenizer, plan.tokenizer, run.tokenizer)
         with memory_advice("encoding the text", "use less text"):
             write_ids(run, corpus.documents, tokenizer, model, plan.train)
+        windows = Windows(load_ids(run.data, "train"), model.n_positions, plan.train.seed)
+        plan = replace(plan, train=with_warmup(plan.train, windows.per_epoch))
         if plan.start:
             write_start(run, reshaped(plan.start.model, model))
         run.write_info(_info(plan, model) | _text(corpus, plan.reading))
@@ -237,19 +240,14 @@ def reshaped(model: GPT2, config: ModelConfig) -> GPT2:
 
 def _info(plan: Plan, model: ModelConfig) -> dict[str, Any]:
     """Return the content of run.json, without the text."""
-    owner = plugins.registry().owner("tokenizers", plan.tokenizer)
     return {
         "created": now(),
         "preset": plan.preset,
         "model": model.model_dump(),
         "train": plan.train.model_dump(),
         "parameters": model.n_parameters,
-        "tokenizer": {
-            "name": plan.tokenizer,
-            "options": plan.tokenizer_options,
-            "distribution": owner.distribution,
-            "version": owner.version,
-        },
+        "tokenizer": _part("tokenizers", plan.tokenizer) | {"options": plan.tokenizer_options},
+        "schedule": _part("schedules", plan.train.schedule),
         "dataset": plan.dataset,
         "seed": plan.train.seed,
         "threads": plan.train.threads or torch.get_num_threads(),
@@ -259,6 +257,12 @@ def _info(plan: Plan, model: ModelConfig) -> dict[str, Any]:
         },
         "init_from": plan.start.origin if plan.start else None,
     }
+
+
+def _part(kind: str, name: str) -> dict[str, str]:
+    """Return a part of run.json about a plugin's part: what has to be installed to continue the run."""
+    owner = plugins.registry().owner(kind, name)
+    return {"name": name, "distribution": owner.distribution, "version": owner.version}
 
 
 def _text(corpus: Corpus, reading: DataConfig) -> dict[str, Any]:

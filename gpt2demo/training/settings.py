@@ -30,12 +30,13 @@ def check_training(model: ModelConfig, train: TrainConfig) -> None:
 
     Raises:
         SettingError: more layers are frozen than the model has, or the device is not available.
-        PluginError: the optimizer does not exist.
+        PluginError: the optimizer or the schedule does not exist.
     """
     if train.device not in ("auto", "cpu"):
         from gpt2demo.engines.hardware import torch_device  # imports torch
 
         torch_device(train.device)
     plugins.registry().part("optimizers", train.optimizer)
+    plugins.registry().part("schedules", train.schedule)
     if train.freeze_layers > model.n_layer:
         raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; use at most that")
