@@ -97,6 +97,16 @@ class ModelConfig(Config):
         block = 12 * self.n_embd**2 + 13 * self.n_embd
         return (self.vocab_size + self.n_positions) * self.n_embd + self.n_layer * block + 2 * self.n_embd
 
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations in the matrix products of a training step, per token (Chowdhery et al. 2022, appendix B).
+
+        Each weight of a matrix takes 2 in the forward and 4 in the backward pass, as does each of the 2 T C products of a layer's
+        attention, which are counted without its mask.
+        """
+        weights = self.vocab_size * self.n_embd + self.n_layer * 12 * self.n_embd**2
+        return 6 * (weights + self.n_layer * 2 * self.n_positions * self.n_embd)
+
 
 class TrainConfig(Config):
     """Training settings."""
@@ -212,17 +222,20 @@ def expand_chains(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...
 
 
 class BenchConfig(Config):
-    """Settings of `gpt2demo bench generate`."""
+    """Settings of all measurements: programs take turns for some rounds."""
 
     shape: str = Field("seed", description="preset with the shape to measure; the weights are random")
     dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
     prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
     new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
     batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
-    rounds: int = Field(7, ge=1, le=1000, description="rounds; each program generates once per round")
     peers: tuple[str, ...] = Field(
         (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
     )
+
+    rounds: int = Field(7, ge=1, le=1000, description="rounds; each program runs once per round, after a warm-up")
+    dtypes: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _once_each(self) -> Self:
@@ -230,6 +243,27 @@ class BenchConfig(Config):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={', '.join(values)}: list each once")
         return self
+
+
+class BenchGenerateConfig(BenchConfig):
+    """Settings of `gpt2demo bench generate`."""
+
+
+class BenchTrainConfig(BenchConfig):
+    """Settings of `gpt2demo bench train`."""
+
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = Field(
+        ("fp32", "bf16"), min_length=1, description="dtypes of the arithmetic; ratios are to the first"
+    )
+    steps: int = Field(10, ge=1, le=10_000, description="optimizer steps per round")
+    batch_size: int | None = Field(None, ge=1, le=65_536, description="sequences per batch (default: the preset's)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability; 0 makes the losses comparable")
+    device: DeviceName = Field("auto", description="device to train on")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile, for all; auto: on NVIDIA GPUs")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads (default: torch's choice)")
+    peers: tuple[str, ...] = Field(
+        (), description="other programs: transformers, or nanogpt=FOLDER with its model.py; may be repeated"
+    )
 
 
 class Preset(Config):

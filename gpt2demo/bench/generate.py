@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt2demo.config import BenchConfig, ModelConfig, preset
+from gpt2demo.bench.protocol import Runner, ratio, take_turns
+from gpt2demo.config import BenchGenerateConfig, ModelConfig, preset
 from gpt2demo.engines.exported import CERTIFICATE, Dtype
-from gpt2demo.errors import RunError, SettingError
+from gpt2demo.errors import SettingError
 from gpt2demo.export.onnx.genai import genai_config
 from gpt2demo.export.onnx.write import origin_and_files, write_graphs
 from gpt2demo.model import GPT2
@@ -31,29 +27,19 @@ from gpt2demo.storage import write_json
 from gpt2demo.tokenization.byte import ByteTokenizer
 
 STANDARD = ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9")
-PAUSE = 0.2
-"""Seconds before each measurement: threads of the previous program spin for a while on cores that the next one needs."""
 SAMPLED = " + samplers"
 PEERS = ("transformers", "genai", "llama.cpp")
-Result = dict[str, Any]
-"""A line of JSON from a runner; see `worker`."""
 
 
 @dataclass
-class Runner:
-    """A program that generates text, and its results.
+class Generator(Runner):
+    """A program that generates text.
 
     Attributes:
-        name: name in the table.
-        command: command that starts the process.
         bytes: size of the weights, which are read for each token.
-        results: one for each round.
     """
 
-    name: str
-    command: list[str]
     bytes: int = 0
-    results: list[Result] = field(default_factory=list)
 
     @property
     def seconds_per_step(self) -> list[float]:
@@ -61,7 +47,7 @@ class Runner:
         return [(result["seconds"] - result["first"]) / (len(result["ids"][0]) - 1) for result in self.results]
 
 
-def bench_generate(config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[dict[str, Any]]:
+def bench_generate(config: BenchGenerateConfig, folder: Path, report: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure all programs and return a row of results for each.
 
     Args:
@@ -81,19 +67,11 @@ def bench_generate(config: BenchConfig, folder: Path, report: Callable[[str], No
         )
     runners = prepare(shape, config, folder, report)
     prompts = np.random.default_rng(0).integers(0, shape.vocab_size, (config.batch_size, config.prompt_tokens)).tolist()
-    with ExitStack() as stack:
-        processes = [(runner, stack.enter_context(started(runner))) for runner in runners]
-        for number in range(config.rounds + 1):
-            report(f"round {number} of {config.rounds}" if number else "warming up")
-            for runner, request in processes:
-                time.sleep(PAUSE)
-                result = request({"prompts": prompts, "count": config.new_tokens})
-                if number:  # the warm-up is not counted
-                    runner.results.append(result)
+    take_turns(runners, {"prompts": prompts, "count": config.new_tokens}, config.rounds, report)
     return rows(runners)
 
 
-def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Callable[[str], None]) -> list[Runner]:
+def prepare(shape: ModelConfig, config: BenchGenerateConfig, folder: Path, report: Callable[[str], None]) -> list[Generator]:
     """Write a model with random weights in all formats and return the programs that run it."""
     torch.manual_seed(0)
     for spec in config.peers:
@@ -108,12 +86,12 @@ def prepare(shape: ModelConfig, config: BenchConfig, folder: Path, report: Calla
     sizes = {dtype: (path / "model.onnx").stat().st_size for dtype, path in exports.items()}
     worker = [sys.executable, "-m", "gpt2demo.bench.worker"]
     size = 4 * shape.n_parameters
-    found = [Runner("memory", [*worker, "memory", ""])]
+    found = [Generator("memory", [*worker, "memory", ""])]
     engines = [("torch fp32", ["torch", str(checkpoint)], size)]
     engines += [(f"onnx {dtype}", ["onnx", str(path)], sizes[dtype]) for dtype, path in exports.items()]
     for name, arguments, weights in engines:  # with and without samplers directly after each other: they are compared
-        found.append(Runner(name, [*worker, *arguments], weights))
-        found.append(Runner(name + SAMPLED, [*worker, *arguments, *STANDARD], weights))
+        found.append(Generator(name, [*worker, *arguments], bytes=weights))
+        found.append(Generator(name + SAMPLED, [*worker, *arguments, *STANDARD], bytes=weights))
     return found + [runner for spec in config.peers for runner in peers(spec, checkpoint, exports, folder)]
 
 
@@ -139,7 +117,7 @@ def check_peer(spec: str) -> None:
         raise SettingError(f"peers={spec!r}: {python} does not exist; use the python of an environment that has {name}")
 
 
-def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Runner]:
+def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Generator]:
     """Return the runners of another program, one for each format of the weights.
 
     Args:
@@ -157,7 +135,7 @@ def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path)
         models = {f"llama.cpp {dtype}": (file, file) for dtype, file in files.items()}
     script = str(Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py")
     commands = {label: [python or sys.executable, script, str(model)] for label, (model, _) in models.items()}
-    return [Runner(label, commands[label], weights.stat().st_size) for label, (_, weights) in models.items()]
+    return [Generator(label, commands[label], bytes=weights.stat().st_size) for label, (_, weights) in models.items()]
 
 
 def gguf(checkpoint: Path, folder: Path, dtype: str) -> Path:
@@ -172,42 +150,7 @@ def gguf(checkpoint: Path, folder: Path, dtype: str) -> Path:
     return next(folder.glob("*.gguf"))
 
 
-@contextmanager
-def started(runner: Runner) -> Iterator[Callable[[dict[str, Any]], Result]]:
-    """Run a runner's process during the block; yield the function that sends a request and returns the result.
-
-    Raises:
-        RunError: the process cannot be started, or ended.
-    """
-    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by gpt2demo for its own process only
-    environment = {name: value for name, value in os.environ.items() if name not in own}
-    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(runner.command, env=environment, text=True, **pipes) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def request(work: dict[str, Any]) -> Result:
-            print(json.dumps(work), file=stdin, flush=True)
-            result: Result = json.loads(_line(process, stdout, runner))
-            return result
-
-        while _line(process, stdout, runner) != "ready":  # libraries may print while they load
-            pass
-        yield request
-        stdin.close()
-
-
-def _line(process: subprocess.Popen[str], stdout: Any, runner: Runner) -> str:
-    """Return the next line of a runner's output."""
-    line: str = stdout.readline()
-    if not line:
-        errors = (process.stderr.read() if process.stderr else "").strip().splitlines()
-        raise RunError(f"bench: {runner.name} failed: {errors[-1] if errors else 'no error message'}")
-    return line.strip()
-
-
-def rows(runners: Sequence[Runner]) -> list[dict[str, Any]]:
+def rows(runners: Sequence[Generator]) -> list[dict[str, Any]]:
     """Return the table: medians over the rounds, ratios within each round. The first runner measures the memory bandwidth."""
     memory, *programs = runners
     bandwidths = [result["seconds"] for result in memory.results]  # bytes per second; see `worker.read_memory`
@@ -217,12 +160,7 @@ def rows(runners: Sequence[Runner]) -> list[dict[str, Any]]:
     return [{**entry, "machine_gb_per_second": median(bandwidths) / 1e9} for entry in table]
 
 
-def ratio(runner: Runner, other: Runner) -> float:
-    """Return the time per step relative to that of another runner: the median over the rounds."""
-    return median(a / b for a, b in zip(runner.seconds_per_step, other.seconds_per_step, strict=True))
-
-
-def row(runner: Runner, base: Runner, greedy: Runner, bandwidths: Sequence[float]) -> dict[str, Any]:
+def row(runner: Generator, base: Generator, greedy: Generator, bandwidths: Sequence[float]) -> dict[str, Any]:
     """Return the results of a runner.
 
     Args:
@@ -242,8 +180,8 @@ def row(runner: Runner, base: Runner, greedy: Runner, bandwidths: Sequence[float
         "microseconds_per_step": round(median(times) * 1e6),
         "first_token_ms": round(median(result["first"] for result in runner.results) * 1e3, 1),
         "megabytes": round(runner.results[-1]["megabytes"]),
-        f"times_{base.name.replace(' ', '_')}": round(ratio(base, runner), 2),
-        "samplers_cost_percent": None if runner is greedy else round(100 * (ratio(runner, greedy) - 1), 1),
+        f"times_{base.name.replace(' ', '_')}": round(ratio(base.seconds_per_step, times), 2),
+        "samplers_cost_percent": None if runner is greedy else round(100 * (ratio(times, greedy.seconds_per_step) - 1), 1),
         "of_memory_bandwidth": round(median(fractions), 3) if runner.bytes else None,
         "same_ids": runner.results[-1]["ids"] == base.results[-1]["ids"],
     }

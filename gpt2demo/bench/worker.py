@@ -1,4 +1,4 @@
-"""Runner of gpt2demo's engines: load a model once, then generate for each request on stdin.
+"""Runner of gpt2demo's engines for `bench generate`: load a model once, then generate for each request on stdin.
 
 A request is a line {"prompts": [[ids], ...], "count": N}. The result is a line {"ids": [[ids], ...], "first": seconds until each
 row has its first new id, "seconds": total time, "megabytes": resident memory}. The runners of other programs, in `peers/`, use
@@ -7,15 +7,15 @@ the same protocol.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from gpt2demo.bench.protocol import serve
 from gpt2demo.config import GenerateConfig
 from gpt2demo.generation.batch import Batch
 from gpt2demo.generation.continuation import Continuation
@@ -65,24 +65,17 @@ def read_memory() -> Result:
     return [], 0.0, array.nbytes / min(times)
 
 
-def serve(run: Callable[[list[list[int]], int], Result]) -> None:
-    """Process requests until stdin ends."""
-    results, sys.stdout = sys.stdout, sys.stderr  # what a plugin prints is not a result
-    print("ready", file=results, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        ids, first, seconds = run(request["prompts"], request["count"])
-        megabytes = psutil.Process().memory_info().rss / 1e6
-        print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), file=results, flush=True)
-
-
 def main(kind: str, folder: str, samplers: Sequence[str]) -> None:
     """Run the runner `memory`, `torch` or `onnx`. Without samplers the generation is greedy."""
-    if kind == "memory":
-        return serve(lambda prompts, count: read_memory())
-    engine = open_engine(kind, Path(folder))
     chain: dict[str, Any] = {"samplers": samplers} if samplers else {"temperature": 0}
-    return serve(lambda prompts, count: generate(engine, GenerateConfig.create(max_new_tokens=count, **chain), prompts))
+    engine = None if kind == "memory" else open_engine(kind, Path(folder))
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        config = GenerateConfig.create(max_new_tokens=request["count"], **chain)
+        ids, first, seconds = generate(engine, config, request["prompts"]) if engine else read_memory()
+        return {"ids": ids, "first": first, "seconds": seconds, "megabytes": psutil.Process().memory_info().rss / 1e6}
+
+    serve(answer)
 
 
 if __name__ == "__main__":

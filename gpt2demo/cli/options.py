@@ -59,6 +59,11 @@ def with_settings(*models: type[BaseModel], only: Collection[str] = ()) -> Calla
     return decorate
 
 
+def given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings whose options were passed."""
+    return {name: value for name, value in settings.items() if value not in (None, [])}
+
+
 def _annotation(name: str, field: FieldInfo) -> Any:
     """Return the type of a field's option: `Annotated[str | None, typer.Option("--n-layer", metavar="N", help=…)]`."""
     kind, repeated = plain_type(field.annotation)

@@ -7,9 +7,13 @@ import platform
 import sys
 from collections.abc import Callable
 
+import psutil
 import torch
 
 from gpt2demo.errors import SettingError
+
+if sys.platform != "win32":
+    import resource
 
 
 def torch_device(name: str) -> torch.device:
@@ -49,3 +53,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_threshold, 2**30)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory that this process had so far, in bytes: allocated on an NVIDIA GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
