@@ -1,4 +1,4 @@
-"""Conformance tests of tokenizers, samplers, datasets, exporters and optimizers, for the authors of plugins.
+"""Conformance tests of tokenizers, samplers, datasets, exporters, optimizers and schedules, for the authors of plugins.
 
     pytest --pyargs gpt2demo.testing        test all registered parts: built-in ones and installed plugins
 
@@ -21,13 +21,14 @@ import pytest
 
 from gpt2demo import plugins
 
-KINDS = ("tokenizers", "samplers", "datasets", "exporters", "optimizers")
+KINDS = ("tokenizers", "samplers", "datasets", "exporters", "optimizers", "schedules")
 pytest.register_assert_rewrite(*(f"gpt2demo.testing.{kind}" for kind in KINDS))  # asserts show their values
 
 from gpt2demo.testing.datasets import DatasetContract  # noqa: E402  # after the line above, as are the next ones
 from gpt2demo.testing.exporters import ExporterContract  # noqa: E402
 from gpt2demo.testing.optimizers import OptimizerContract  # noqa: E402
 from gpt2demo.testing.samplers import SamplerContract  # noqa: E402
+from gpt2demo.testing.schedules import ScheduleContract  # noqa: E402
 from gpt2demo.testing.tokenizers import TokenizerContract  # noqa: E402
 
 __all__ = [
@@ -35,11 +36,13 @@ __all__ = [
     "ExporterContract",
     "OptimizerContract",
     "SamplerContract",
+    "ScheduleContract",
     "TokenizerContract",
     "dataset_tests",
     "exporter_tests",
     "optimizer_tests",
     "sampler_tests",
+    "schedule_tests",
     "tokenizer_tests",
 ]
 
@@ -67,6 +70,11 @@ def exporter_tests() -> dict[str, type]:
 def optimizer_tests() -> dict[str, type]:
     """Return a test class for each registered optimizer, by class name."""
     return _classes(OptimizerContract, "optimizer", plugins.optimizers(), "Optimizer")
+
+
+def schedule_tests() -> dict[str, type]:
+    """Return a test class for each registered schedule, by class name."""
+    return _classes(ScheduleContract, "schedule", plugins.schedules(), "Schedule")
 
 
 def _classes(contract: type, attribute: str, parts: Mapping[str, Any], suffix: str = "") -> dict[str, type]:

@@ -1,7 +1,9 @@
-"""The contracts of datasets, exporters and optimizers detect broken parts, and the reports of samplers are one line."""
+"""The contracts of datasets, exporters, optimizers and schedules detect broken parts, and the reports of samplers are one line."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import random
 import subprocess
@@ -16,9 +18,11 @@ import torch
 from pydantic import Field
 
 from gpt2demo.interfaces import Dataset
-from gpt2demo.testing import DatasetContract, ExporterContract, OptimizerContract
+from gpt2demo.testing import DatasetContract, ExporterContract, OptimizerContract, ScheduleContract
 from gpt2demo.testing.exporters import save_checkpoint
+from gpt2demo.testing.schedules import LENGTHS
 from gpt2demo.training.optimizers import adamw
+from gpt2demo.training.schedule import cosine, wsd
 
 
 def failing(contract: type, run: Callable[[Any, str], None]) -> set[str]:
@@ -181,6 +185,57 @@ def test_another_object_is_not_an_optimizer() -> None:
     contract = type("TestIt", (OptimizerContract,), {"optimizer": not_an_optimizer})
     with pytest.raises(AssertionError, match="returned object, not an optimizer"):
         contract().test_it_is_an_optimizer_of_all_trainable_parameters()
+
+
+# ---------------------------------------------------------------------------------------------- schedules
+
+
+def calls_counted() -> Callable[..., float]:
+    """Return a schedule whose factor depends on the number of calls."""
+    calls = itertools.count(1)
+    return lambda step, total_steps, config: 1 / next(calls)
+
+
+VALID, PEAK, WARM_UP, SAME = (
+    "factors_are_finite_and_not_negative",
+    "the_peak_rate_is_the_highest",
+    "any_warm_up_works",
+    "the_same_step_has_the_same_factor",
+)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "failed"),
+    [
+        (cosine, set()),
+        (wsd, set()),
+        (lambda step, total_steps, config: 1, set()),
+        (lambda step, total_steps, config: "1", {VALID, PEAK, WARM_UP}),
+        (lambda step, total_steps, config: True, {VALID}),
+        (lambda step, total_steps, config: math.nan, {VALID, PEAK, WARM_UP}),
+        (lambda step, total_steps, config: 1 - 2 * step / total_steps, {VALID, WARM_UP}),
+        (lambda step, total_steps, config: 1.5, {PEAK, WARM_UP}),
+        (lambda step, total_steps, config: 0.0, {PEAK}),
+        (lambda step, total_steps, config: step / (total_steps - 1), {VALID, PEAK, WARM_UP}),
+        (lambda step, total_steps, config: (step + 1) / (config.warmup_steps or 1), {PEAK, WARM_UP}),
+        (calls_counted(), {SAME}),
+    ],
+    ids=["cosine", "wsd", "int", "str", "bool", "nan", "negative", "above 1", "zero", "divides by 0", "beyond the peak", "state"],
+)
+def test_schedules(schedule: Callable[..., Any], failed: set[str]) -> None:
+    contract = type("TestIt", (ScheduleContract,), {"schedule": schedule})
+    arguments: dict[str, list[dict[str, int]]] = {
+        VALID: [{"total_steps": total} for total in LENGTHS],
+        PEAK: [{"total_steps": total} for total in LENGTHS],
+        WARM_UP: [{"total_steps": total, "warmup_steps": warmup} for total in LENGTHS for warmup in (0, 5, 100)],
+        SAME: [{}],
+    }
+
+    def run(case: Any, name: str) -> None:
+        for one in arguments[name.removeprefix("test_")]:
+            getattr(case, name)(**one)
+
+    assert failing(contract, run) == failed
 
 
 # ---------------------------------------------------------------------------------------------- exporters
