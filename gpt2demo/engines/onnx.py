@@ -1,7 +1,9 @@
 """onnxruntime engine: run an exported model without torch.
 
 Keys and values are stored in buffers for the whole context that are allocated once. The graph reads the past from them and writes
-new entries after it, in place. A decoding step only changes a few values in small arrays that stay bound.
+new entries after it, in place. A decoding step only changes a few values in small arrays that stay bound. On an NVIDIA GPU, where
+all shapes and addresses of a step must be the same for a CUDA graph, this holds too: its mask has a column for every position of
+the context, and its ones say how many are used.
 
 Shapes: B = rows, T = new positions, S = all positions, V = vocabulary.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.engines import check_feed
+from gpt2demo.engines.binding import NO_CAPTURE, Binding, GpuBinding, buffer
 from gpt2demo.engines.exported import CERTIFICATE, GENERATE, MODEL, Exported, cache_names, check_export, head_dim
-from gpt2demo.engines.session import Binding, Device, buffer, cpu_threads, expected_provider, open_session
+from gpt2demo.engines.session import Device, cpu_threads, expected_provider, open_session
 from gpt2demo.errors import CheckpointError, SettingError
 
 PROBE_LIMIT = 2**26
@@ -28,6 +32,23 @@ PROBES = 12
 TYPES: dict[str, npt.DTypeLike] = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(double)": np.float64}
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+
+
+@dataclass
+class Graph:
+    """An open graph.
+
+    Attributes:
+        session: its onnxruntime session.
+        prefill: the binding for several new positions.
+        step: the binding for single steps, with shapes that stay the same. On the CPU, it is the same as `prefill`.
+        eager_reason: why steps are not captured as a CUDA graph; None if they are.
+    """
+
+    session: Any
+    prefill: Binding
+    step: Binding
+    eager_reason: str | None
 
 
 class OnnxEngine:
@@ -40,6 +61,7 @@ class OnnxEngine:
     Attributes:
         exported: the content of the folder's certificate.
         threads: number of CPU threads.
+        eager_reason: why steps are not replayed from a CUDA graph; None if they are.
 
     Raises:
         CheckpointError: a file is damaged, modified, or not from a gpt2demo export.
@@ -56,8 +78,9 @@ class OnnxEngine:
         self._device = device
         self._caches: dict[tuple[str, str], Any] = {}
         self._rows = 0  # no buffers are allocated yet
-        self._model: Binding | None = None
-        self._generate: Binding | None = None
+        self._model: Graph | None = None
+        self._generate: Graph | None = None
+        self._capture = 0  # number of the current CUDA graph
         self.threads = cores = cpu_threads()
         self.provider = expected_provider(device, self.exported.dtype)
         self.reset()
@@ -66,18 +89,32 @@ class OnnxEngine:
         elif cores > 1 and (folder / MODEL).stat().st_size < PROBE_LIMIT:
             self.threads = self._fastest([cores // 2**halvings for halvings in range(cores.bit_length())])
 
-    def _open_model(self) -> Binding:
+    @property
+    def eager_reason(self) -> str | None:
+        """Why steps are not replayed from a CUDA graph; None if they are. Of generate.onnx, if it is open."""
+        graph = self._generate or self._open_model()
+        return graph.eager_reason
+
+    def _open_model(self) -> Graph:
         """Open model.onnx on first use. The same holds for generate.onnx, because each session has a copy of the weights."""
         if self._model is None:
-            session, self._model = self._open(MODEL)
-            _check_graph(session, self.exported)
+            self._model = self._open(MODEL)
+            _check_graph(self._model.session, self.exported)
             self._bind_buffers(self._model)
         return self._model
 
-    def _open(self, name: str) -> tuple[Any, Binding]:
+    def _open(self, name: str) -> Graph:
         """Open a graph in a new session."""
-        session, self.provider = open_session(self.exported.folder / name, self._device, self.exported.dtype, self.threads)
-        return session, Binding(session, self.provider)
+        opened = open_session(self.exported.folder / name, self._device, self.exported.dtype, self.threads)
+        session, self.provider, eager_reason = opened
+        if self._on_gpu:
+            return Graph(session, GpuBinding(session), GpuBinding(session), eager_reason)
+        binding = Binding(session)
+        return Graph(session, binding, binding, eager_reason)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.provider.startswith("CUDA")
 
     def _fastest(self, candidates: list[int]) -> int:
         """Return the fastest number of threads. For a small model, synchronizing many threads takes longer than it saves."""
@@ -113,10 +150,10 @@ class OnnxEngine:
             check_feed(ids, self, padding)
         model = self._open_model()
         for part in self._split(ids):
-            model.inputs(self._step_inputs(part, padding))
-            model.input("num_logits_to_keep", self._one)
-            model.output("logits", self._logits)
-            model.run()
+            binding = self._bind(model, part, padding)
+            binding.input("num_logits_to_keep", self._one)
+            binding.output("logits", self._logits)
+            self._run(model, binding)
             self._length += part.shape[1]
         last: Floats = self._logits[:, 0]
         return last
@@ -133,11 +170,11 @@ class OnnxEngine:
         if len(parts := self._split(ids)) > 1:
             return np.stack([self.feed(part).copy() for part in parts], axis=1)
         model = self._open_model()
-        model.inputs(self._step_inputs(ids, padding))
+        binding = self._bind(model, ids, padding)
         result = np.empty((*ids.shape, self.vocab_size), np.float32)
-        model.input("num_logits_to_keep", self._all)
-        model.output("logits", result)
-        model.run()
+        binding.input("num_logits_to_keep", self._all)
+        binding.output("logits", result)
+        self._run(model, binding)
         self._length += ids.shape[1]
         return result
 
@@ -158,34 +195,57 @@ class OnnxEngine:
     def set_options(self, chain: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Set the options of the samplers in the graph. The chain must be one that `takes` accepts."""
         if self._generate is None:
-            session, self._generate = self._open(GENERATE)
-            self._inputs = {value.name: value for value in session.get_inputs()}
+            self._generate = self._open(GENERATE)
+            self._inputs = {value.name: value for value in self._generate.session.get_inputs()}
             _check_options(self._inputs, self.exported)
             self._needs_text, self._needs_prompt_length = "text_ids" in self._inputs, "prompt_length" in self._inputs
+            if self._needs_text and self._on_gpu:
+                self._generate.eager_reason = "a sampler reads the text, which is longer at each step"
             self._bind_buffers(self._generate)
+        self._capture += 1  # a captured graph has the values of options that are read on the host
         for step, (_, options) in zip(self.exported.samplers or [], chain, strict=True):
             for option, name in step["inputs"].items():
                 value = clamp(options[option], *step["limits"].get(option, (None, None)))
-                self._generate.input(name, np.full(self._inputs[name].shape, value, TYPES[self._inputs[name].type]))
+                array = np.full(self._inputs[name].shape, value, TYPES[self._inputs[name].type])
+                self._generate.prefill.input(name, array)
+                self._generate.step.input(name, array)
 
     def draw(self, ids: Ids, uniform: Sequence[float], text: Ids, prompt_length: int, padding: Ids | None = None) -> Ids:
         """Read the next ids (B, T) and sample the following ones, (B,). See `gpt2demo.interfaces.SamplingEngine`."""
         assert self._generate is not None  # set_options comes first
-        if self._needs_text:
-            self._generate.input("text_ids", np.ascontiguousarray(text))
-        if self._needs_prompt_length:
-            self._generate.input("prompt_length", np.array(prompt_length))
         for part in self._split(ids):
-            self._generate.inputs(self._step_inputs(part, padding))
-            self._generate.input("uniform", self._uniform)
-            self._generate.output("next_ids", self._next)
+            binding = self._bind(self._generate, part, padding)
+            if self._needs_text:
+                binding.input("text_ids", np.ascontiguousarray(text))
+            if self._needs_prompt_length:
+                binding.input("prompt_length", np.array(prompt_length))
             self._uniform[:, 0] = uniform
-            self._generate.run()
+            binding.input("uniform", self._uniform)
+            binding.output("next_ids", self._next)
+            self._run(self._generate, binding)
             self._length += part.shape[1]
         drawn: Ids = self._next[:, 0]
         return drawn
 
     # ------------------------------------------------------------------------------------------ buffers
+
+    def _bind(self, graph: Graph, ids: Ids, padding: Ids | None) -> Binding:
+        """Bind the inputs of a step, and return the binding to run."""
+        inputs = self._step_inputs(ids, padding)
+        binding = graph.step if inputs is self._single else graph.prefill
+        binding.inputs(inputs)
+        return binding
+
+    def _run(self, graph: Graph, binding: Binding) -> None:
+        """Run a graph; a step on a GPU as a CUDA graph where possible."""
+        if binding is graph.prefill or graph.eager_reason:
+            binding.run(NO_CAPTURE)
+            return
+        try:
+            binding.run(self._capture)
+        except CheckpointError as error:
+            graph.eager_reason = f"onnxruntime could not capture the step ({error})"
+            binding.run(NO_CAPTURE)  # writes the same positions of the cache again
 
     def _step_inputs(self, ids: Ids, padding: Ids | None) -> dict[str, npt.NDArray[Any]]:
         """Return the inputs of a step: new ids, their positions, and the mask of all positions."""
@@ -221,6 +281,7 @@ class OnnxEngine:
     def _allocate(self, rows: int) -> None:
         """Allocate the buffers of a batch and bind them."""
         self._rows = rows
+        self._capture += 1
         self._one, self._all = np.array([1]), np.array([0])
         self._new_ids, self._new_positions = np.empty((rows, 1), np.int64), np.empty((rows, 1), np.int64)
         self._mask = np.zeros((rows, self.n_positions), np.int64)  # 1 for tokens, 0 for padding and unused positions
@@ -229,16 +290,18 @@ class OnnxEngine:
         self._logits = np.empty((rows, 1, self.vocab_size), np.float32)
         shape = (rows, self.config.n_head, self.n_positions, head_dim(self.config))
         dtype = np.float16 if self.exported.dtype == "fp16" else np.float32
-        device = "cuda" if self.provider.startswith("CUDA") else "cpu"
+        device = "cuda" if self._on_gpu else "cpu"
         names = zip(*(cache_names(prefix, self.config.n_layer) for prefix in ("past_key_values", "present")), strict=True)
         self._caches = {pair: buffer(shape, dtype, device) for pair in names}
         for graph in filter(None, (self._model, self._generate)):
             self._bind_buffers(graph)
 
-    def _bind_buffers(self, graph: Binding) -> None:
+    def _bind_buffers(self, graph: Graph) -> None:
         """Bind the cache, if it is allocated, to a graph."""
         for (source, target), cache in self._caches.items():
-            graph.shared(source, target, cache)
+            graph.prefill.shared(source, target, cache)
+            if graph.step is not graph.prefill:
+                graph.step.shared(source, target, cache)
 
 
 def clamp(value: float, low: float | None, high: float | None) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gpt2demo.config import ModelConfig
 from gpt2demo.engines import check_feed
 from gpt2demo.engines.cache import KeyValueCache
+from gpt2demo.engines.steps import FixedStep, columns_for
 from gpt2demo.memory import out_of_memory
 from gpt2demo.model import GPT2
 
@@ -25,11 +26,15 @@ class TorchEngine:
 
     Args:
         model: the model, on its device. It is in evaluation mode during `feed`, and in its previous mode afterwards.
+        fixed_steps: whether single steps have fixed shapes, see `steps.py`; by default only on an NVIDIA GPU.
+
+    Attributes:
+        eager_reason: why steps are not replayed from a CUDA graph; None if they are.
     """
 
     name = "torch"
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: GPT2, *, fixed_steps: bool | None = None) -> None:
         self.model = model
         self.config: ModelConfig = model.config
         self.n_positions = model.config.n_positions
@@ -37,6 +42,12 @@ class TorchEngine:
         self._device = model.wte.weight.device
         self._one_thread = ONE_THREAD // model.config.n_parameters if self._device.type == "cpu" else 0  # positions
         self.provider: str = self._device.type
+        on_gpu = self._device.type == "cuda"
+        self.eager_reason = None if on_gpu else f"the model runs on {self.provider}"
+        self._fixed_steps = on_gpu if fixed_steps is None else fixed_steps
+        self._steps: dict[int, FixedStep] = {}  # by the number of columns
+        self._cache: KeyValueCache | None = None
+        self._starts = torch.empty(0, dtype=torch.int64)  # (B,), the padding of steps with fixed shapes
         self.reset()
 
     @property
@@ -45,22 +56,38 @@ class TorchEngine:
         return self._cache.length if self._cache else 0
 
     def reset(self) -> None:
-        """Empty the cache and forget the padding."""
-        self._cache: KeyValueCache | None = None
+        """Empty the cache and forget the padding. Steps with fixed shapes keep the cache's memory."""
+        if self._fixed_steps and self._cache:
+            self._cache.length = 0
+        else:
+            self._cache = None
         self._padding: Tensor | None = None  # (B,)
 
     def feed(self, ids: Ids, padding: Ids | None = None) -> Logits:
         """Read (B, T) new ids, the first ones with `padding`; return the logits (B, V) after the last."""
         check_feed(ids, self, padding)
         try:
-            if self._cache is None:
-                self._cache = KeyValueCache(self.config, ids.shape[0], self.model.wte.weight)
-                self._padding = None if padding is None else torch.from_numpy(padding).to(self._device)
+            if not self.length:
+                self._begin(ids.shape[0], padding)
+            assert self._cache is not None
             return self._compute(ids, self._cache, last_only=True)[:, -1]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             raise MemoryError(str(error)) from None
+
+    def _begin(self, rows: int, padding: Ids | None) -> None:
+        """Start a batch. Memory for another number of rows is allocated anew."""
+        self._padding = None if padding is None else torch.from_numpy(padding).to(self._device)
+        if self._cache is None or len(self._starts) != rows:
+            self._cache = KeyValueCache(self.config, rows, self.model.wte.weight)
+            self._starts = torch.zeros(rows, dtype=torch.int64, device=self._device)
+            self._steps.clear()
+            if self._fixed_steps:
+                for layer in self._cache.layers:
+                    layer.zero_()
+        if self._fixed_steps:
+            self._starts.copy_(torch.zeros_like(self._starts) if self._padding is None else self._padding)
 
     def logits(self, ids: Ids) -> Logits:
         """Return the logits at every position, (B, T) -> (B, T, V)."""
@@ -87,12 +114,32 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _forward(self, ids: Ids, cache: KeyValueCache | None, *, last_only: bool) -> Logits:
+        if self._fixed_steps and cache is not None and cache.length and ids.shape[1] == 1:
+            logits = self._fixed_step(ids, cache)
+            if logits is not None:
+                return logits
         positions = mask = None
         if cache is not None and self._padding is not None:
             positions, mask = padded(self._padding, cache.length, ids.shape[1], self.model.wte.weight.dtype)
         new = torch.from_numpy(ids).to(self._device)
-        logits: Tensor = self.model(new, cache, last_only=last_only, positions=positions, mask=mask)
-        result: Logits = logits.float().cpu().numpy()
+        output: Tensor = self.model(new, cache, last_only=last_only, positions=positions, mask=mask)
+        result: Logits = output.float().cpu().numpy()
+        return result
+
+    def _fixed_step(self, ids: Ids, cache: KeyValueCache) -> Logits | None:
+        """Run a step with fixed shapes, (B, 1) -> (B, 1, V). Return None if it cannot be captured, now and in later steps."""
+        columns = columns_for(cache.length + 1, self.n_positions)
+        if columns not in self._steps:
+            self._steps[columns] = FixedStep(self.model, cache, self._starts, columns)
+        try:
+            logits = self._steps[columns](ids, cache.length)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            self.eager_reason, self._fixed_steps = f"the step could not be captured ({str(error).splitlines()[0]})", False
+            return None
+        cache.advance(1)
+        result: Logits = logits.numpy()[:, None]
         return result
 
 

@@ -73,7 +73,7 @@ def first_above(sums: Tensor, marks: Tensor) -> Tensor:
     import torch
 
     if torch.compiler.is_compiling():  # ONNX has no binary search
-        return (sums > marks).int().argmax(dim=-1, keepdim=True)
+        return (sums <= marks).float().sum(dim=-1, keepdim=True).long()  # a float: NVIDIA GPUs have no integer argmax
     return torch.searchsorted(sums, marks, right=True)
 
 

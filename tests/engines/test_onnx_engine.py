@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from samples import some_ids
 from gpt2demo.engines import onnx as onnx_engine
 from gpt2demo.engines import session
 from gpt2demo.engines.onnx import OnnxEngine
-from gpt2demo.engines.session import Binding
 from gpt2demo.errors import SettingError
 
 CHAIN = [("temperature", {"value": 0.7}), ("top-p", {"p": 0.9})]
@@ -157,32 +154,3 @@ def test_an_unavailable_device_is_an_error_and_auto_uses_the_cpu(tiny_export: Pa
     assert OnnxEngine(tiny_export, "auto").provider == "CPUExecutionProvider"
     with pytest.raises(SettingError, match="device='mps': onnxruntime computes on cpu or cuda"):
         OnnxEngine(tiny_export, "mps")
-
-
-class GpuSession:
-    """A session like those of onnxruntime on a GPU: an input is copied to the device only when it is bound."""
-
-    def __init__(self) -> None:
-        self.copies: dict[str, list[int]] = {}
-        self.seen: list[dict[str, list[int]]] = []
-
-    def io_binding(self) -> Any:
-        return self
-
-    def bind_input(self, name: str, device: str, index: int, dtype: Any, shape: tuple[int, ...], pointer: int) -> None:
-        memory = (ctypes.c_int64 * shape[0]).from_address(pointer)
-        self.copies[name] = list(memory)
-
-    def run_with_iobinding(self, binding: Any) -> None:
-        self.seen.append(dict(self.copies))
-
-
-def test_a_gpu_reads_the_current_values_of_bound_arrays() -> None:
-    gpu, ids, mask = GpuSession(), np.array([1]), np.array([1, 0])
-    binding = Binding(gpu, "CUDAExecutionProvider")
-    arrays = {"input_ids": ids, "attention_mask": mask}
-    for step in range(3):
-        ids[0], mask[:] = step, [1, step]
-        binding.inputs(arrays)
-        binding.run()
-    assert gpu.seen == [{"input_ids": [step], "attention_mask": [1, step]} for step in range(3)]

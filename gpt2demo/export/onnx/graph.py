@@ -153,9 +153,10 @@ def left_aligned_columns(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
 
 
 def last_positions(w: Writer, mask: ir.Value) -> ir.Value:
-    """Return the number of tokens in each row minus one, at least 0, (B,) int32."""
-    count = w.op("ReduceSum", [mask, w.constant([1])], {"keepdims": 0})
-    return w.op("Cast", [w.op("Sub", [w.op("Max", [count, w.constant(1)]), w.constant(1)])], INT32)
+    """Return the number of tokens in each row minus one, at least 0, (B,) int32. On NVIDIA GPUs, integer sums require cuDNN."""
+    tokens = w.op("Cast", [mask], {"to": ir.DataType.FLOAT.value})
+    count = w.op("ReduceSum", [tokens, w.constant([1])], {"keepdims": 0})
+    return w.op("Cast", [w.op("Sub", [w.op("Max", [count, w.constant(1, np.float32)]), w.constant(1, np.float32)])], INT32)
 
 
 def padding_bias(w: Writer, mask: ir.Value, ids: ir.Value) -> ir.Value:
@@ -225,9 +226,21 @@ def model_graph(config: ModelConfig, weights: Weights) -> ir.Model:
     hidden, past, present = decoder(w, *inputs)
     keep = w.stored(KEEP, np.array([0], np.int64))
     logits = ir.val("logits", ir.DataType.FLOAT, (*IDS, config.vocab_size))
-    kept = w.op("Slice", [hidden, w.op("Neg", [keep]), w.constant([2**62]), w.constant([1])])
+    kept = w.op("Slice", [hidden, first_kept(w, keep, inputs[0]), w.constant([2**62]), w.constant([1])])
     output_head(w, kept, logits)
     return build(w, [*inputs, *past, keep], [logits, *present])
+
+
+def first_kept(w: Writer, keep: ir.Value, ids: ir.Value) -> ir.Value:
+    """Return -keep, the start of a slice with the last `keep` positions, (1,).
+
+    onnxruntime captures a graph for NVIDIA GPUs only if nothing is copied to the host, which reads the start. What depends on a
+    shape is computed on the host.
+    """
+    if w.dtype == np.float32:
+        return w.op("Neg", [keep])
+    count = w.op("Shape", [ids], {"start": 1, "end": 2})  # (1,): T
+    return w.op("Sub", [w.op("Sub", [count, keep]), count])
 
 
 def generate_graph(config: ModelConfig, weights: Weights, drawing: ir.Graph, vocab_size: int) -> ir.Model:
