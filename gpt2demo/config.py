@@ -139,6 +139,8 @@ class TrainConfig(Config):
     device: DeviceName = Field("auto", description="device to train on")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="dtype of the training arithmetic")
     compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile; auto: on NVIDIA GPUs")
+    nproc: int = Field(1, ge=1, le=1024, description="processes on this machine, each with a GPU of its own")
+    shard: bool = Field(False, description="split the model over the processes (FSDP2), if it does not fit on one device")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads (default: torch's choice)")
 
     @model_validator(mode="after")
@@ -225,14 +227,6 @@ class BenchConfig(Config):
     """Settings of all measurements: programs take turns for some rounds."""
 
     shape: str = Field("seed", description="preset with the shape to measure; the weights are random")
-    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
-    prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
-    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
-    batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
-    peers: tuple[str, ...] = Field(
-        (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
-    )
-
     rounds: int = Field(7, ge=1, le=1000, description="rounds; each program runs once per round, after a warm-up")
     dtypes: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
@@ -253,10 +247,18 @@ class BenchTrainConfig(BenchConfig):
     """Settings of `gpt2demo bench train`."""
 
     dtypes: tuple[Literal["fp32", "bf16"], ...] = Field(
-        ("fp32", "bf16"), min_length=1, description="dtypes of the arithmetic; ratios are to the first"
+        ("fp32", "bf16"), min_length=1, description="dtypes of the arithmetic"
     )
     steps: int = Field(10, ge=1, le=10_000, description="optimizer steps per round")
     batch_size: int | None = Field(None, ge=1, le=65_536, description="sequences per batch (default: the preset's)")
+    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
+    prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
+    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
+    batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
+    peers: tuple[str, ...] = Field(
+        (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
+    )
+
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability; 0 makes the losses comparable")
     device: DeviceName = Field("auto", description="device to train on")
     compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile, for all; auto: on NVIDIA GPUs")

@@ -59,6 +59,35 @@ class Trainer(Runner):
         return [result["seconds"] / self.steps for result in self.results]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is measured.
+
+    Attributes:
+        config: the settings; `batch_size` and `device` may be left to their defaults.
+        shape: of the model.
+        batch_size: sequences per step.
+        device: type of the device.
+        folder: for all files.
+    """
+
+    config: BenchTrainConfig
+    shape: ModelConfig
+    batch_size: int
+    device: str
+    folder: Path
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps of each program, including the warm-up."""
+        return self.config.steps * (self.config.rounds + 1)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The settings of all runners."""
+        return {"device": self.device, "threads": self.config.threads}
+
+
 def bench_train(config: BenchTrainConfig, folder: Path, report: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure all programs and return a row of results for each.
 
@@ -68,18 +97,24 @@ def bench_train(config: BenchTrainConfig, folder: Path, report: Callable[[str], 
         report: called with one line of text at each stage.
 
     Raises:
-        SettingError: a program is unknown or its folder is not its source code, or the device is not available.
+        SettingError: a program is unknown or its source code is missing, or the device is not available.
         RunError: a program failed.
     """
     for spec in config.peers:
         check_peer(spec)
     chosen = preset(config.shape)
     shape = chosen.model.with_changes(dropout=config.dropout)
-    config = config.with_changes(batch_size=config.batch_size or chosen.train.batch_size, device=torch_device(config.device).type)
-    report(f"preparing {shape.n_parameters:,} parameters and {config.steps * (config.rounds + 1)} batches")
-    matmul, trainers = prepare(shape, config, folder)
+    batch_size = config.batch_size or chosen.train.batch_size
+    setup = Setup(config, shape, batch_size, torch_device(config.device).type, folder)
+    report(f"preparing a model of {shape.n_parameters:,} parameters and {setup.steps} batches")
+    weights = save_weights(setup)
+    runs = {dtype: prepare_own(dtype, weights, setup) for dtype in config.dtypes}
+    batches = save_batches(runs[config.dtypes[0]], setup)
+    matmul = Runner("matmul", worker("matmul", {**setup.machine, "dtypes": config.dtypes}))
+    trainers = [own(dtype, run, setup) for dtype, run in runs.items()]
+    trainers += [peer(spec, dtype, weights, batches, setup) for spec in config.peers for dtype in config.dtypes]
     take_turns([matmul, *trainers], {"steps": config.steps}, config.rounds, report)
-    return rows(matmul, trainers, shape, int(config.batch_size or 0) * shape.n_positions)
+    return rows(matmul, trainers, shape, batch_size * shape.n_positions)
 
 
 def check_peer(spec: str) -> None:
@@ -91,57 +126,43 @@ def check_peer(spec: str) -> None:
     name, _, folder = spec.partition("=")
     if name not in PEERS:
         raise SettingError(f"peers={spec!r}: unknown program; available: transformers, nanogpt=FOLDER")
-    if name == "nanogpt" and not (Path(folder) / "model.py").is_file():
-        raise SettingError(f"peers={spec!r}: {folder or '.'} has no model.py; use nanogpt=FOLDER with nanoGPT's source code")
+    if name == "nanogpt" and not (folder and (Path(folder) / "model.py").is_file()):
+        raise SettingError(f"peers={spec!r}: no folder with nanoGPT's model.py; use nanogpt=FOLDER")
 
 
-def prepare(shape: ModelConfig, config: BenchTrainConfig, folder: Path) -> tuple[Runner, list[Trainer]]:
-    """Write initial weights, run folders and batches; return the runner of the matrix product and the programs."""
+# ---------------------------------------------------------------------------------------------- files
+
+
+def save_weights(setup: Setup) -> Path:
+    """Write a checkpoint with the initial weights of all programs; return its folder."""
     torch.manual_seed(0)
-    save_tokenizer(ByteTokenizer(), "byte", folder / "tokenizer")
-    model, unused = GPT2(shape), {"step": 0, "validation_loss": None}
-    weights = save_checkpoint(folder / "initial", model, folder / "tokenizer", torch.optim.SGD(model.parameters()), unused).path
-    runs = {dtype: prepare_own(dtype, weights, shape, config, folder / "runs") for dtype in config.dtypes}
-    save_batches(next(iter(runs.values())), shape, config, folder / "batches.npy")
-    worker = [sys.executable, "-m", "gpt2demo.bench.train_worker"]
-    machine = {"device": config.device, "threads": config.threads}
-    matmul = Runner("matmul", [*worker, "matmul", json.dumps({**machine, "dtypes": config.dtypes})])
-    commands = {(OWN, dtype): [*worker, "train", json.dumps({**machine, "run": str(run.path)})] for dtype, run in runs.items()}
-    script = str(Path(__file__).parent / "peers" / "train_with.py")
-    files = {"checkpoint": str(weights), "batches": str(folder / "batches.npy"), "shape": shape.model_dump()}
-    compiled = config.compile == "on" or (config.compile == "auto" and config.device == "cuda")
-    for name, _, source in (spec.partition("=") for spec in config.peers):
-        for dtype in config.dtypes:
-            settings = {"program": name, "folder": source, "dtype": dtype, "compile": compiled, **machine, **files, **RECIPE}
-            commands[name, dtype] = [sys.executable, script, json.dumps(settings)]
-    trainers = [
-        Trainer(f"{name} {dtype}", command, program=name, dtype=dtype, steps=config.steps)
-        for (name, dtype), command in commands.items()
-    ]
-    return matmul, trainers
+    model = GPT2(setup.shape)
+    save_tokenizer(ByteTokenizer(), "byte", setup.folder / "tokenizer")
+    unused = torch.optim.SGD(model.parameters()), {"step": 0, "validation_loss": None}
+    return save_checkpoint(setup.folder / "initial", model, setup.folder / "tokenizer", *unused).path
 
 
-def prepare_own(dtype: str, weights: Path, shape: ModelConfig, config: BenchTrainConfig, runs: Path) -> Run:
+def prepare_own(dtype: str, weights: Path, setup: Setup) -> Run:
     """Prepare a run that starts with the weights. It is longer than the measurement, which ends before its last evaluation."""
-    steps = config.steps * (config.rounds + 1) + 1
-    stories = 2000 + 2 * steps * int(config.batch_size or 0) * shape.n_positions // 300  # at most an epoch
-    with runs_in(runs):
+    steps = setup.steps + 1
+    config = setup.config
+    with runs_in(setup.folder / "runs"):
         return prepare_run(
-            dataset=f"tales:stories={stories}",
+            dataset="tales:stories=2000",
             preset=config.shape,
             run=dtype,
             init_from=str(weights),
             dropout=config.dropout,
             dtype=dtype,
             steps=steps,
-            batch_size=config.batch_size,
+            batch_size=setup.batch_size,
             grad_accumulation=1,
             schedule="constant",
             warmup_steps=0,
             eval_every=steps,
             eval_batches=1,
             sample_tokens=0,
-            device=config.device,
+            device=setup.device,
             compile=config.compile,
             threads=config.threads,
             **RECIPE,
@@ -161,16 +182,61 @@ def runs_in(folder: Path) -> Iterator[None]:
             os.environ[RUNS_DIR] = before
 
 
-def save_batches(run: Run, shape: ModelConfig, config: BenchTrainConfig, file: Path) -> None:
-    """Write the batches that a run reads: (steps, B, T + 1) int32."""
-    count = config.steps * (config.rounds + 1)
-    windows = Windows(load_ids(run.data, "train"), shape.n_positions, run.info()["train"]["seed"])
-    size = int(config.batch_size or 0)
-    np.save(file, windows.batch(0, count * size).astype(np.int32).reshape(count, size, shape.n_positions + 1))
+def save_batches(run: Run, setup: Setup) -> Path:
+    """Write the batches that a run reads, (steps, B, T + 1) int32; return the file."""
+    T = setup.shape.n_positions
+    windows = Windows(load_ids(run.data, "train"), T, run.info()["train"]["seed"])
+    file = setup.folder / "batches.npy"
+    batches = windows.batch(0, setup.steps * setup.batch_size)  # (steps B, T + 1)
+    np.save(file, batches.astype(np.int32).reshape(setup.steps, setup.batch_size, T + 1))
+    return file
+
+
+# ---------------------------------------------------------------------------------------------- programs
+
+
+def own(dtype: str, run: Run, setup: Setup) -> Trainer:
+    """Return the runner of gpt2demo's training of a run."""
+    command = worker("train", {**setup.machine, "run": str(run.path)})
+    return Trainer(f"{OWN} {dtype}", command, program=OWN, dtype=dtype, steps=setup.config.steps)
+
+
+def worker(kind: str, settings: dict[str, Any]) -> list[str]:
+    """Return the command of a runner of `train_worker`."""
+    return [sys.executable, "-m", "gpt2demo.bench.train_worker", kind, json.dumps(settings)]
+
+
+def peer(spec: str, dtype: str, weights: Path, batches: Path, setup: Setup) -> Trainer:
+    """Return the runner of another program.
+
+    Args:
+        spec: `transformers`, or `nanogpt=FOLDER`.
+        dtype: of the arithmetic.
+        weights: the checkpoint folder with the initial weights.
+        batches: file with the batches.
+        setup: what is measured.
+    """
+    program, _, source = spec.partition("=")
+    wanted = setup.config.compile
+    settings = {
+        "program": program,
+        "folder": source,
+        "dtype": dtype,
+        "compile": wanted == "on" or (wanted == "auto" and setup.device == "cuda"),
+        "checkpoint": str(weights),
+        "batches": str(batches),
+        "shape": setup.shape.model_dump(),
+    }
+    script = str(Path(__file__).parent / "peers" / "train_with.py")
+    command = [sys.executable, script, json.dumps({**settings, **setup.machine, **RECIPE})]
+    return Trainer(f"{program} {dtype}", command, program=program, dtype=dtype, steps=setup.config.steps)
+
+
+# ---------------------------------------------------------------------------------------------- results
 
 
 def rows(matmul: Runner, trainers: Sequence[Trainer], shape: ModelConfig, tokens: int) -> list[dict[str, Any]]:
-    """Return the table: medians over the rounds, ratios within each round.
+    """Return the results of all programs: medians over the rounds, ratios within each round.
 
     Args:
         matmul: the runner of the matrix product.
@@ -178,37 +244,39 @@ def rows(matmul: Runner, trainers: Sequence[Trainer], shape: ModelConfig, tokens
         shape: of the model.
         tokens: per step.
     """
-    return [row(trainer, matmul, trainers, shape.flops_per_token, tokens) for trainer in trainers]
+    return [
+        {
+            **speed(trainer, matmul, shape.flops_per_token, tokens),
+            **learned(trainer, trainers[0]),
+            "times": {other.name: compared(trainer, other) for other in trainers if other.program != OWN},
+        }
+        for trainer in trainers
+    ]
 
 
-def row(trainer: Trainer, matmul: Runner, trainers: Sequence[Trainer], flops_per_token: int, tokens: int) -> dict[str, Any]:
-    """Return the results of a program."""
+def speed(trainer: Trainer, matmul: Runner, flops_per_token: int, tokens: int) -> dict[str, Any]:
+    """Return speed and memory of a program. `of_matmul` is the fraction of the speed of a large matrix product in its dtype."""
     times = trainer.seconds_per_step
-    speeds = [tokens * flops_per_token / seconds for seconds in times]
-    peaks = [result[trainer.dtype] for result in matmul.results]
-    losses = [other.results[-1]["loss"] for other in (trainer, trainers[0])]
-    found = {
+    flops = [tokens * flops_per_token / seconds for seconds in times]  # per second
+    return {
         "name": trainer.name,
         "tokens_per_second": round(tokens / median(times)),
         "slowest": round(tokens / max(times)),
         "fastest": round(tokens / min(times)),
-        "milliseconds_per_step": round(median(times) * 1e3, 2),
+        "ms_per_step": round(median(times) * 1e3, 2),
         "megabytes": round(trainer.results[-1]["megabytes"]),
-        "gflops_per_second": round(median(speeds) / 1e9, 1),
-        "of_matmul_speed": round(median(ratios(speeds, peaks)), 3),
-        "loss": round(losses[0], 4),
-        "same_loss": abs(losses[0] - losses[1]) <= TOLERANCE * losses[1],
+        "gflops": round(median(flops) / 1e9),
+        "of_matmul": round(ratio(flops, [result[trainer.dtype] for result in matmul.results]), 3),
     }
-    for name in dict.fromkeys(other.program for other in trainers if other.program != OWN):
-        by_dtype = {other.dtype: other for other in trainers if other.program == name}
-        first = next(iter(by_dtype))
-        found |= compared(f"times_{name}_{first}", trainer, by_dtype[first])
-        if len(by_dtype) > 1:
-            found[f"times_{name}_same_dtype"] = round(ratio(by_dtype[trainer.dtype].seconds_per_step, times), 2)
-    return found
 
 
-def compared(column: str, trainer: Trainer, other: Trainer) -> dict[str, Any]:
-    """Return how many times faster than another program one is: the median of the rounds, and the lowest and highest."""
+def learned(trainer: Trainer, base: Trainer) -> dict[str, Any]:
+    """Return a program's mean loss in the last round, and whether it is that of another program."""
+    loss, expected = (program.results[-1]["loss"] for program in (trainer, base))
+    return {"loss": round(loss, 4), "same_loss": abs(loss - expected) <= TOLERANCE * expected}
+
+
+def compared(trainer: Trainer, other: Trainer) -> dict[str, float]:
+    """Return how many times faster than another program one is: the median of the rounds, the lowest and the highest."""
     found = ratios(other.seconds_per_step, trainer.seconds_per_step)
-    return {column: round(median(found), 2), f"{column}_range": f"{min(found):.2f} to {max(found):.2f}"}
+    return {name: round(of(found), 2) for name, of in (("median", median), ("lowest", min), ("highest", max))}

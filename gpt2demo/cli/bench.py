@@ -40,4 +40,12 @@ def train(as_json: JsonOption = False, **settings: Any) -> None:
 
     config = BenchTrainConfig.create(**given(settings))
     with TemporaryDirectory(prefix="gpt2demo-bench-") as folder:
-        print_list(bench_train(config, Path(folder), print_message), as_json)
+        rows = bench_train(config, Path(folder), print_message)
+    print_list(rows if as_json else [with_columns(row) for row in rows], as_json)
+
+
+def with_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with a column for each program that it is compared with: "2.24 (2.10 to 2.31)"."""
+    times = row.pop("times")
+    ratios = {name: f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" for name, ratio in times.items()}
+    return {**row, **{f"× {name}": text for name, text in ratios.items()}}

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,13 +33,14 @@ from gpt2demo.cli.arguments import (
     TokenizerOption,
     TokenizerOptions,
 )
+from gpt2demo.cli.bench import app as bench
 from gpt2demo.cli.chat import chat as chat_in_terminal
 from gpt2demo.cli.display import show_progress, show_training
 from gpt2demo.cli.failures import exit_code
-from gpt2demo.cli.options import AnywhereGroup, ResultsCommand, with_settings
+from gpt2demo.cli.options import AnywhereGroup, ResultsCommand, given, with_settings
 from gpt2demo.cli.printing import print_list, print_result
 from gpt2demo.cli.signals import Signals, catch_signals
-from gpt2demo.config import BenchConfig, DataConfig, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.config import DataConfig, GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.errors import SettingError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
@@ -58,6 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(bench, name="bench")
 command = partial(app.command, cls=ResultsCommand)
 
 CHAT_SETTINGS = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
@@ -132,7 +134,7 @@ def train(
                 tokenizer=tokenizer,
                 tokenizer_options=dict(_pair(option) for option in tokenizer_option or []),
                 init_from=init_from,
-                **_given(settings),
+                **given(settings),
             )
             if verify_resume:
                 with made.deleted_on(*INTERRUPTS):
@@ -175,11 +177,6 @@ def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
         from gpt2demo.generation.load import load
 
         chat_in_terminal(load(path.absolute()), GenerateConfig(stop=("\n",)))
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings whose options were passed."""
-    return {name: value for name, value in settings.items() if value not in (None, [])}
 
 
 def _pair(option: str) -> tuple[str, str]:
@@ -232,10 +229,10 @@ def generate(
 
 def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
     r"""Return the settings for the options; \\n and \\t in stop texts and stop tokens are unescaped."""
-    given = _given(settings)
-    for name in given.keys() & {"stop", "stop_tokens"}:
-        given[name] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given[name]]
-    return GenerateConfig.create(**given)
+    chosen = given(settings)
+    for name in chosen.keys() & {"stop", "stop_tokens"}:
+        chosen[name] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in chosen[name]]
+    return GenerateConfig.create(**chosen)
 
 
 @command("eval")
@@ -252,7 +249,7 @@ def evaluate(
     from gpt2demo.evaluation.score import evaluate
     from gpt2demo.generation.load import load
 
-    config = DataConfig.create(**_given(settings))
+    config = DataConfig.create(**given(settings))
     loaded = load(model, engine=engine, device=device)
     with show_progress():
         score = evaluate(loaded, data or [], config)
@@ -337,32 +334,15 @@ def data(
     from gpt2demo.cli.printing import print_corpus, print_documents
     from gpt2demo.data import corpus
 
-    prepare = tokenizer or output or _given(settings)
+    prepare = tokenizer or output or given(settings)
     if not text and not prepare:
         print_list(corpus.list_datasets(), as_json)
     elif not prepare and (dataset := corpus.dataset_spec(text or [])):
         print_documents(corpus.read_dataset(dataset)[0], as_json)
     else:
         with show_progress():
-            made = corpus.prepare_corpus(text or [], tokenizer or [], output, **_given(settings))
+            made = corpus.prepare_corpus(text or [], tokenizer or [], output, **given(settings))
         print_corpus(made, as_json)
-
-
-@command()
-@with_settings(BenchConfig)
-def bench(
-    what: Annotated[Literal["generate"], typer.Argument(help="what to measure")] = "generate",
-    as_json: JsonOption = False,
-    **settings: Any,
-) -> None:
-    """Measure generation speed, also of other programs. They alternate on the same weights; compare the ratios."""
-    from tempfile import TemporaryDirectory
-
-    from gpt2demo.bench.generate import bench_generate
-
-    config = BenchConfig.create(**_given(settings))
-    with TemporaryDirectory(prefix="gpt2demo-bench-") as folder:
-        print_list(bench_generate(config, Path(folder), print_message), as_json)
 
 
 PIP_OPTIONS = {"ignore_unknown_options": True}

@@ -119,4 +119,5 @@ def main(settings: dict[str, Any]) -> None:
         print(json.dumps(training.run(json.loads(line)["steps"])), flush=True)
 
 
-main(json.loads(sys.argv[1]))
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from gpt2demo.bench import generate as bench
-from gpt2demo.bench import worker
-from gpt2demo.bench.generate import Runner, bench_generate
-from gpt2demo.config import BenchConfig, GenerateConfig
+from gpt2demo.bench import protocol, worker
+from gpt2demo.bench.generate import Generator, bench_generate
+from gpt2demo.bench.protocol import Runner
+from gpt2demo.config import BenchGenerateConfig, GenerateConfig
 from gpt2demo.errors import RunError, SettingError
 
 NAMES = ["torch fp32", "torch fp32 + samplers", "onnx fp32", "onnx fp32 + samplers", "transformers fp32"]
@@ -30,7 +31,7 @@ def test_the_engines_generate_the_same_greedy_ids(tiny_checkpoint: Path, tiny_ex
 
 def test_a_process_returns_a_result_for_each_request(tiny_export: Path) -> None:
     runner = Runner("onnx fp32", [sys.executable, "-m", "gpt2demo.bench.worker", "onnx", str(tiny_export)])
-    with bench.started(runner) as request:
+    with protocol.started(runner) as request:
         first, second = (request({"prompts": [[1, 2, 3]], "count": count}) for count in (2, 4))
     assert first["ids"][0] == second["ids"][0][:2]
     assert len(second["ids"][0]) == 4
@@ -40,7 +41,7 @@ def test_a_process_returns_a_result_for_each_request(tiny_export: Path) -> None:
 
 def test_a_program_that_fails_is_reported_with_its_last_error_line() -> None:
     broken = Runner("llama.cpp q8_0", [sys.executable, "-c", "raise SystemExit('no such file')"])
-    with pytest.raises(RunError, match=r"bench: llama\.cpp q8_0 failed: no such file"), bench.started(broken):
+    with pytest.raises(RunError, match=r"bench: llama\.cpp q8_0 failed: no such file"), protocol.started(broken):
         pass
 
 
@@ -55,10 +56,10 @@ def test_each_program_runs_once_per_round_after_a_warm_up(tmp_path: Path, monkey
 
         yield request
 
-    monkeypatch.setattr(bench, "started", started)
-    monkeypatch.setattr(bench, "PAUSE", 0)
+    monkeypatch.setattr(protocol, "started", started)
+    monkeypatch.setattr(protocol, "PAUSE", 0)
     lines: list[str] = []
-    rows = bench_generate(BenchConfig.create(**SETTINGS, rounds=2), tmp_path, lines.append)
+    rows = bench_generate(BenchGenerateConfig.create(**SETTINGS, rounds=2), tmp_path, lines.append)
     assert [row["name"] for row in rows] == NAMES
     assert requests == ["memory", *NAMES] * 3
     assert lines[-3:] == ["warming up", "round 1 of 2", "round 2 of 2"]
@@ -66,7 +67,9 @@ def test_each_program_runs_once_per_round_after_a_warm_up(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_all_programs_generate_the_same_greedy_ids(tmp_path: Path) -> None:
-    rows = {row["name"]: row for row in bench_generate(BenchConfig.create(**SETTINGS, rounds=1), tmp_path, lambda line: None)}
+    rows = {
+        row["name"]: row for row in bench_generate(BenchGenerateConfig.create(**SETTINGS, rounds=1), tmp_path, lambda line: None)
+    }
     assert list(rows) == NAMES
     assert all(rows[name]["same_ids"] for name in ("torch fp32", "onnx fp32"))
     assert all(row["slowest"] <= row["tokens_per_second"] <= row["fastest"] and row["megabytes"] > 10 for row in rows.values())
@@ -79,9 +82,9 @@ def results(*seconds_per_step: float) -> list[dict[str, object]]:
 
 def test_ratios_are_taken_within_a_round() -> None:
     """The second round is twice as slow for all programs, which does not change the ratios."""
-    memory = Runner("memory", [], results=[{"seconds": speed} for speed in (8e9, 4e9, 8e9)])
-    fast = Runner("ours", [], bytes=1_000_000_000, results=results(0.25, 0.5, 0.25))
-    slow = Runner("transformers fp32", [], bytes=1_000_000_000, results=results(0.5, 1.0, 0.5))
+    memory = Generator("memory", [], results=[{"seconds": speed} for speed in (8e9, 4e9, 8e9)])
+    fast = Generator("ours", [], bytes=1_000_000_000, results=results(0.25, 0.5, 0.25))
+    slow = Generator("transformers fp32", [], bytes=1_000_000_000, results=results(0.5, 1.0, 0.5))
     ours, theirs = bench.rows([memory, fast, slow])
     assert (ours["times_transformers_fp32"], theirs["times_transformers_fp32"]) == (2.0, 1.0)
     assert (ours["tokens_per_second"], ours["slowest"], ours["fastest"]) == (4, 2, 4)
@@ -90,9 +93,9 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def test_samplers_are_compared_with_the_same_engine_without_them() -> None:
-    memory = Runner("memory", [], results=[{"seconds": 8e9}] * 3)
-    plain = Runner("onnx fp32", [], results=results(0.25, 0.5, 0.25))
-    sampled = Runner("onnx fp32 + samplers", [], results=results(0.5, 0.625, 0.3125))
+    memory = Generator("memory", [], results=[{"seconds": 8e9}] * 3)
+    plain = Generator("onnx fp32", [], results=results(0.25, 0.5, 0.25))
+    sampled = Generator("onnx fp32 + samplers", [], results=results(0.5, 0.625, 0.3125))
     assert bench.rows([memory, plain, sampled])[1]["samplers_cost_percent"] == 25.0
 
 
@@ -109,5 +112,5 @@ def test_samplers_are_compared_with_the_same_engine_without_them() -> None:
 )
 def test_invalid_settings_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=message):
-        bench_generate(BenchConfig.create(**{"shape": "nano", "dtypes": (), **changes}), tmp_path, lambda line: None)
+        bench_generate(BenchGenerateConfig.create(**{"shape": "nano", "dtypes": (), **changes}), tmp_path, lambda line: None)
     assert list(tmp_path.iterdir()) == []
