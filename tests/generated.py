@@ -32,9 +32,16 @@ from gpt2demo.cli.commands import app
 program = get_command(app)
 context = program.make_context("gpt2demo", [], resilient_parsing=True, terminal_width=80)
 print(context.get_help())
-for name, command in program.commands.items():
-    inner = command.make_context(name, [], parent=context, resilient_parsing=True, terminal_width=80)
-    print("\\f" + name + "\\n" + inner.get_help())
+
+
+def show(commands, parent, prefix=""):
+    for name, command in commands.items():
+        inner = command.make_context(name, [], parent=parent, resilient_parsing=True, terminal_width=80)
+        print("\\f" + prefix + name + "\\n" + inner.get_help())
+        show(getattr(command, "commands", {}), inner, prefix + name + " ")
+
+
+show(program.commands, context)
 """
 
 
