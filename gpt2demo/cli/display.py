@@ -98,7 +98,7 @@ class _TrainingDisplay:
             case Saved():
                 self._print(f"  saved {event.path}")
             case Ended():
-                self._print(f"{event.status} after step {event.step}")
+                self._print(f"{event.status} after step {event.step}{f': {event.reason}' if event.reason else ''}")
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False)

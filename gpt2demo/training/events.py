@@ -88,10 +88,17 @@ class Saved:
 
 @dataclass(frozen=True)
 class Ended:
-    """The last event: the final status, and the last step."""
+    """The last event.
+
+    Attributes:
+        status: the final status.
+        step: the last step.
+        reason: why the training stopped early by itself (`--patience`), or None.
+    """
 
     status: Status
     step: int
+    reason: str | None = None
 
 
 Event = Started | Step | Evaluation | Sample | Saved | Ended

@@ -32,6 +32,7 @@ from gpt2demo.runs.folder import Run, State, Status, now
 from gpt2demo.training.batches import Batches
 from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
 from gpt2demo.training.optimizers import freeze
+from gpt2demo.training.patience import Patience
 from gpt2demo.training.schedule import learning_rate_of, total_steps
 from gpt2demo.training.step import DIVERGENCE_ADVICE, OptimizerStep
 
@@ -71,6 +72,8 @@ class Training:
         self.step = 0
         self.status: Status = "running"
         self.validation_loss: float | None = None
+        self.patience = Patience(self.config.patience)
+        self._stop_reason: str | None = None
         self._saved_step = NOT_SAVED
         advice = "try a smaller --n-embd, --n-layer or --vocab-size"
         with memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
@@ -117,6 +120,7 @@ class Training:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{saved.path}/trainer.json: does not match the optimizer ({reason})") from None
         self.validation_loss = saved.validation_loss
+        self.patience = Patience(self.config.patience, **progress.get("patience", {}))
         self._warn_of_changes(progress)
         self.run.drop_records_after(self.step)
 
@@ -166,18 +170,22 @@ class Training:
         if self.step == 0 or self.validation_loss is None:  # new, or interrupted between a step and its evaluation
             yield from self._evaluation_if_due()
         while self.step < self.total_steps:
+            if self.patience.exhausted:
+                self.status, self._stop_reason = "stopped", self.patience.restart()
+                self._saved_step = NOT_SAVED  # a checkpoint of this step does not store the restart yet
+                break
             if requested := "stopped" if self.run.stop_file.exists() else stop():
                 self.status = requested
                 break
             yield self._step()
             yield from self._evaluation_if_due()
-            if self._due(self.config.save_every):
+            if self._due(self.config.save_every) and not self.patience.exhausted:
                 yield self.save_now()
         else:
             self.status = "finished"
         if self.step != self._saved_step:
             yield self.save_now()
-        yield Ended(self.status, self.step)
+        yield Ended(self.status, self.step, self._stop_reason)
 
     def _evaluation_if_due(self) -> Iterator[Event]:
         if self._due(self.config.eval_every):
@@ -242,6 +250,7 @@ class Training:
             values = f"training loss {train}, validation loss {validation}"
             raise TrainingError(f"step {self.step}: {values}; no checkpoint was written; {DIVERGENCE_ADVICE}")
         self.validation_loss = validation
+        self.patience.observe(self.step, validation)
         size = self.sizes["validation"]
         bits = bits_per_byte(validation, size.tokens, size.bytes)
         return Evaluation(self.step, train, validation, perplexity(validation), bits)
@@ -264,7 +273,8 @@ class Training:
 
     def save_now(self) -> Saved:
         """Write a checkpoint, then prune old ones."""
-        progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._environment()}
+        progress = {"step": self.step, "validation_loss": self.validation_loss, "patience": self.patience.as_dict()}
+        progress |= {"time": now(), **self._environment()}
         saved = weights.save_checkpoint(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
         self._saved_step = self.step
         self.run.write_state(self.state("running"))
