@@ -51,3 +51,8 @@ def require_memory(size: int) -> None:
     """Raise a MemoryError if this machine has less memory than `size` bytes: the system would kill the process later."""
     if size > psutil.virtual_memory().total + psutil.swap_memory().total:
         raise MemoryError
+
+
+def in_units(size: float) -> str:
+    """Return a number of bytes as text: 512 MB, 1.5 GB, in powers of 1024."""
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -24,7 +24,7 @@ command = partial(app.command, cls=ResultsCommand)
 @command()
 @with_settings(BenchGenerateConfig)
 def generate(as_json: JsonOption = False, **settings: Any) -> None:
-    """Measure generation: the engines, with and without samplers, and other programs."""
+    """Measure generation, also of other programs. The engines run with and without samplers."""
     from gpt2demo.bench.generate import bench_generate
 
     config = BenchGenerateConfig.create(**given(settings))
@@ -35,7 +35,7 @@ def generate(as_json: JsonOption = False, **settings: Any) -> None:
 @command()
 @with_settings(BenchTrainConfig)
 def train(as_json: JsonOption = False, **settings: Any) -> None:
-    """Measure training: gpt2demo's loop, and plain loops of other programs, on the same weights and batches."""
+    """Measure training, also of other programs. They have plain loops, the same initial weights and batches."""
     from gpt2demo.bench.train import bench_train
 
     config = BenchTrainConfig.create(**given(settings))

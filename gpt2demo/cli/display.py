@@ -20,6 +20,7 @@ from rich.progress import (
 
 from gpt2demo import progress
 from gpt2demo.events import Ended, Evaluation, Event, Sample, Saved, Started, Step
+from gpt2demo.memory import in_units
 from gpt2demo.terminal import console, one_line, print_message, printable
 
 SECONDS_BETWEEN_LINES = 10  # of one task, without a bar
@@ -63,7 +64,7 @@ def show_training(events: Iterable[Event]) -> None:
     bar = Progress(
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s  {task.fields[left]} left"),
+        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s  {task.fields[memory]}  {task.fields[left]} left"),
         console=console,
         disable=not console.is_terminal,
         transient=True,
@@ -79,7 +80,7 @@ class _TrainingDisplay:
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("train", total=None, loss="–", speed="–", left="–")
+        self._task = bar.add_task("train", total=None, loss="–", speed="–", memory="–", left="–")
 
     def show(self, event: Event) -> None:
         """Display an event."""
@@ -110,6 +111,7 @@ class _TrainingDisplay:
 
     def _advance(self, event: Step) -> None:
         speed, left = f"{event.tokens_per_second:,.0f}", str(timedelta(seconds=round(event.seconds_left)))
-        self._bar.update(self._task, completed=event.step, loss=f"{event.loss:.3f}", speed=speed, left=left)
+        memory = in_units(event.memory)
+        self._bar.update(self._task, completed=event.step, loss=f"{event.loss:.3f}", speed=speed, memory=memory, left=left)
         if not console.is_terminal and event.step % max(1, event.total_steps // 50) == 0:
-            self._print(f"step {event.step}/{event.total_steps}: loss {event.loss:.3f}, {speed} tokens/s, {left} left")
+            self._print(f"step {event.step}/{event.total_steps}: loss {event.loss:.3f}, {speed} tokens/s, {memory}, {left} left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,18 @@ from gpt2demo.errors import SettingError
 
 if sys.platform != "win32":
     import resource
+
+PEAKS = {
+    "A100": 312e12,
+    "B200": 2250e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "L4": 121e12,
+    "L40S": 362e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
+"""Floating-point operations per second of dense bfloat16 matrix products with float32 sums, as NVIDIA states them."""
 
 
 def torch_device(name: str) -> torch.device:
@@ -63,3 +76,13 @@ def peak_memory(device: torch.device) -> int:
         return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return the stated peak of floating-point operations per second, or None if it is not known."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    if re.search(r"PCIe|NVL|Laptop", name):  # slower than the others of the same name
+        return None
+    return next((peak for model, peak in PEAKS.items() if re.search(rf"\b{model}\b", name)), None)

@@ -64,6 +64,9 @@ class Metric(Stored):
     learning_rate: Number = 0.0
     grad_norm: Number = 0.0
     tokens_per_second: Number = 0.0
+    flops_per_second: Number = 0.0
+    utilization: Number | None = None
+    memory: Count = 0
 
 
 class SampleText(Stored):

@@ -20,7 +20,7 @@ from gpt2demo import plugins
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
 from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.data.windows import Windows
-from gpt2demo.engines.hardware import keep_freed_memory, torch_device, training_dtype
+from gpt2demo.engines.hardware import keep_freed_memory, peak_flops, peak_memory, torch_device, training_dtype
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import CheckpointError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
@@ -84,6 +84,7 @@ class Training:
             self.optimizer_step = OptimizerStep(self.model, self.optimizer, self.train_batches, self.config, self.dtype)
             self._restore()
         self._pace: float | None = None  # moving average of seconds per step
+        self._peak = peak_flops(self.device, self.dtype)  # of one device
 
     @property
     def complete(self) -> bool:
@@ -224,6 +225,7 @@ class Training:
     def _step_event(self, loss: float, rate: float, grad_norm: float, seconds: float) -> Step:
         tokens = self.config.batch_size * self.config.grad_accumulation * self.model_config.n_positions
         self._pace = seconds if self._pace is None else PACE_DECAY * self._pace + (1 - PACE_DECAY) * seconds
+        flops = self.model_config.flops_per_token * tokens / seconds
         return Step(
             step=self.step,
             total_steps=self.total_steps,
@@ -232,6 +234,9 @@ class Training:
             grad_norm=grad_norm,
             tokens_per_second=tokens / seconds,
             seconds_left=self._pace * (self.total_steps - self.step),
+            flops_per_second=flops,
+            utilization=flops / self._peak if self._peak else None,
+            memory=peak_memory(self.device),
         )
 
     # ------------------------------------------------------------------------------------------ evaluations and checkpoints

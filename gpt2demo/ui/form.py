@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from gpt2demo import plugins
 from gpt2demo.config import PRESETS, DataConfig, ModelConfig, Preset, TrainConfig, format_spec
 from gpt2demo.errors import DataError, Error
+from gpt2demo.memory import in_units
 from gpt2demo.training import jobs
 from gpt2demo.training.settings import check_training, configs
 from gpt2demo.ui.controls import QUIET, Controls, PartOptions, Values, changed, controls, read, shown
@@ -166,7 +167,7 @@ def size_line(preset: Preset, settings: dict[str, Any], tokenizer: str) -> str:
     if tokenizer != preset.tokenizer and not _vocabulary(tokenizer):  # its size depends on the tokenizer or the text
         layers = model.n_parameters - model.vocab_size * model.n_embd
         parameters = f"{_amount(layers)} parameters plus {model.n_embd} per token of the vocabulary"
-    return f"<span{warning}>{parameters} · needs about {_gigabytes(needed)} of memory, {_gigabytes(available)} available</span>"
+    return f"<span{warning}>{parameters} · needs about {in_units(needed)} of memory, {in_units(available)} available</span>"
 
 
 def _shape(preset: Preset, settings: dict[str, Any], tokenizer: str) -> ModelConfig:
@@ -199,7 +200,3 @@ def _amount(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {word}"
     return str(number)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

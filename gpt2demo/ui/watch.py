@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.errors import Error
+from gpt2demo.memory import in_units
 from gpt2demo.runs.folder import Run, State
 from gpt2demo.storage import TEMPORARY
 from gpt2demo.training.jobs import Job
@@ -144,7 +145,7 @@ class RunWatcher:
         return Progress(self.run.name, status, step, total, (*stage, *self._facts(pace)), left, error)
 
     def _facts(self, pace: float) -> list[str]:
-        """Return the losses and, while running, the speed. `pace` is in seconds per step."""
+        """Return the losses and, while running, speed and memory. `pace` is in seconds per step."""
         facts = []
         if points := self.curve.points:
             facts.append(f"training loss {points[-1][1]:.3f}")
@@ -152,6 +153,8 @@ class RunWatcher:
             facts.append(f"validation loss {self.validation[-1][1]:.3f}")
         if pace:
             facts.append(f"{self._tokens_per_step / pace:,.0f} tokens/s")
+        if pace and (memory := self._last.get("memory")):  # older versions do not record it
+            facts.append(in_units(memory))
         return facts
 
 

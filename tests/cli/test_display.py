@@ -16,7 +16,7 @@ from gpt2demo.progress import task
 
 EVENTS: list[Event] = [
     Started("mine", 0, 2, 1234, {"train": 5000, "validation": 500}, "cpu", "fp32"),
-    Step(1, 2, loss=5.5, learning_rate=1e-3, grad_norm=1.0, tokens_per_second=2000, seconds_left=61),
+    Step(1, 2, 5.5, 1e-3, 1.0, tokens_per_second=2000, seconds_left=61, flops_per_second=4e10, utilization=None, memory=2**29),
     Evaluation(2, train_loss=5.0, validation_loss=5.25, perplexity=190.57, bits_per_byte=7.574),
     Sample(2, "", "a\x1b[31m\nb"),
     Saved(2, Path("runs/mine/checkpoints/step-00000002"), 5.25),
@@ -64,7 +64,7 @@ def test_training_events_are_lines_without_a_terminal(monkeypatch: pytest.Monkey
     display.show_training(EVENTS)
     assert console.file.getvalue().splitlines() == [
         "run mine: 1,234 parameters, 5,000 train tokens, 500 validation tokens, cpu fp32",
-        "step 1/2: loss 5.500, 2,000 tokens/s, 0:01:01 left",
+        "step 1/2: loss 5.500, 2,000 tokens/s, 512 MB, 0:01:01 left",
         "step 2: training loss 5.0000, validation loss 5.2500, perplexity 190.57, 7.574 bits per byte",
         "  sample: a\N{REPLACEMENT CHARACTER}[31m b",
         "  saved runs/mine/checkpoints/step-00000002",
@@ -75,5 +75,5 @@ def test_training_events_are_lines_without_a_terminal(monkeypatch: pytest.Monkey
 def test_training_steps_are_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     console = output_console(monkeypatch, is_terminal=True)
     display.show_training(EVENTS)
-    assert "loss 5.500  2,000 tokens/s  0:01:01 left" in console.file.getvalue()
+    assert "loss 5.500  2,000 tokens/s  512 MB  0:01:01 left" in console.file.getvalue()
     assert "step 1/2" not in console.file.getvalue()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from gpt2demo.engines.hardware import torch_device, training_dtype
+from gpt2demo.engines.hardware import PEAKS, peak_flops, peak_memory, torch_device, training_dtype
 from gpt2demo.errors import SettingError
 from gpt2demo.memory import out_of_memory
 
@@ -44,6 +45,38 @@ def test_auto_is_the_first_available_device(cuda: bool, mps: bool, expected: str
     if not cuda:
         with pytest.raises(SettingError, match="device='cuda'.*try --device auto"):
             torch_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 PCIe", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_is_known_for_some_gpus_in_bfloat16(name: str, model: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    gpu = torch.device("cuda")
+    assert peak_flops(gpu, torch.bfloat16) == (PEAKS[model] if model else None)
+    assert peak_flops(gpu, torch.float32) is None
+    assert peak_flops(CPU, torch.bfloat16) is None
+
+
+def test_the_peak_of_the_memory_grows_and_does_not_fall() -> None:
+    before = peak_memory(CPU)
+    block = np.ones(before // 8 + 2**22)  # more than was ever resident
+    grown = peak_memory(CPU)
+    assert grown > before + block.nbytes // 2
+    del block
+    assert peak_memory(CPU) >= grown
 
 
 @pytest.mark.parametrize(

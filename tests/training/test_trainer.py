@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from samples import SMALL, step_values, take_until, train_small
 
 import gpt2demo
-from gpt2demo.config import TrainConfig
+from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.events import Ended, Evaluation, Sample, Saved, Started, Step
 from gpt2demo.metrics import bits_per_byte, perplexity
 from gpt2demo.runs import checkpoint
@@ -52,9 +52,22 @@ def test_the_run_folder_has_settings_state_metrics_and_samples(text_file: Path) 
     records, _ = run.records(run.metrics)
     batch = [record for record in records if record["split"] == "batch"]
     assert set(batch[0]) >= {"step", "split", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time"}
+    assert set(batch[0]) >= {"flops_per_second", "utilization", "memory"}
     assert [record["step"] for record in batch] == list(range(1, 13))
     assert {record["split"] for record in records} == {"batch", "train", "validation"}
     assert run.records(run.samples)[0][-1]["text"]
+
+
+def test_a_step_reports_its_arithmetic_and_memory(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peak of a device is known for some GPUs; here, one is made up for the CPU."""
+    steps = [e for e in train_small(text_file, run="a", steps=3) if isinstance(e, Step)]
+    flops = ModelConfig.create(**find_run("a").info()["model"]).flops_per_token
+    assert all(step.flops_per_second == pytest.approx(flops * step.tokens_per_second) for step in steps)
+    assert {step.utilization for step in steps} == {None}
+    assert 2**26 < steps[0].memory <= steps[-1].memory < 2**40
+    monkeypatch.setattr("gpt2demo.training.loop.peak_flops", lambda device, dtype: 1e12)
+    for step in (e for e in train_small(text_file, steps=3) if isinstance(e, Step)):
+        assert step.utilization == pytest.approx(step.flops_per_second / 1e12)
 
 
 def test_each_step_uses_the_learning_rate_of_the_schedule(text_file: Path) -> None:

@@ -60,6 +60,9 @@ def test_a_running_training_shows_losses_speed_and_time_left(run: Run) -> None:
     progress = watcher.progress(None)
     assert (progress.status, progress.step, progress.total, progress.left) == ("running", 2, 9, "7 s left")
     assert progress.facts == ("training loss 1.000", "validation loss 2.500", "4,096 tokens/s")
+    run.append(run.metrics, {"step": 3, "split": "batch", "loss": 1.0, "tokens_per_second": 4096.0, "memory": 2**29})
+    watcher.read()
+    assert watcher.progress(None).facts[-2:] == ("4,096 tokens/s", "512 MB"), "versions before this record have no memory"
 
 
 def test_a_training_that_was_asked_to_stop_is_stopping(run: Run) -> None:
