@@ -46,12 +46,12 @@ class Step:
         grad_norm: before clipping.
         tokens_per_second: of this step.
         seconds_left: until the end, at the current pace.
-    """
-
         flops_per_second: `ModelConfig.flops_per_token` times `tokens_per_second`.
         utilization: `flops_per_second` as a fraction of the peak that the maker of the GPU states (model FLOPs utilization,
             Chowdhery et al. 2022, section 4.1); None if it is not known.
         memory: the most so far, in bytes: allocated on an NVIDIA GPU, else resident memory of the process.
+    """
+
     step: int
     total_steps: int
     loss: float
@@ -59,11 +59,11 @@ class Step:
     grad_norm: float
     tokens_per_second: float
     seconds_left: float
-
-
     flops_per_second: float
     utilization: float | None
     memory: int
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean losses over fixed windows of both splits, in nats per token; perplexity and bits per byte of the validation split."""
