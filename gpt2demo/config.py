@@ -242,6 +242,14 @@ class BenchConfig(Config):
 class BenchGenerateConfig(BenchConfig):
     """Settings of `gpt2demo bench generate`."""
 
+    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
+    prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
+    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
+    batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
+    peers: tuple[str, ...] = Field(
+        (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
+    )
+
 
 class BenchTrainConfig(BenchConfig):
     """Settings of `gpt2demo bench train`."""
@@ -251,14 +259,6 @@ class BenchTrainConfig(BenchConfig):
     )
     steps: int = Field(10, ge=1, le=10_000, description="optimizer steps per round")
     batch_size: int | None = Field(None, ge=1, le=65_536, description="sequences per batch (default: the preset's)")
-    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
-    prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
-    new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
-    batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
-    peers: tuple[str, ...] = Field(
-        (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
-    )
-
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability; 0 makes the losses comparable")
     device: DeviceName = Field("auto", description="device to train on")
     compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile, for all; auto: on NVIDIA GPUs")
