@@ -223,6 +223,15 @@ def expand_chains(samplers: tuple[str, ...], chains: Mapping[str, tuple[str, ...
     return found
 
 
+class EvalConfig(Config):
+    """Settings of `gpt2demo eval`."""
+
+    stride: int | None = Field(
+        None, ge=1, le=65_536, description="tokens between two windows; fewer give more context (default: half the context)"
+    )
+    samples: int = Field(8, ge=0, le=1000, description="samples to check for copied text and variety; 0 disables the check")
+
+
 class BenchConfig(Config):
     """Settings of all measurements: programs take turns for some rounds."""
 

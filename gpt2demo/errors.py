@@ -9,6 +9,7 @@
     │   └── PluginError        missing or failed plugin, or conflicting names
     ├── CheckpointError        damaged saved files, or files that cannot be written
     ├── TrainingError          training cannot continue (loss not finite, out of memory)
+    │   └── ProcessError       another process of the training has ended or does not answer
     ├── ExportError            exported model that differs from its source
     └── PluginFailure          a plugin raised another exception, or returned a value of the wrong type
 
@@ -57,6 +58,19 @@ class CheckpointError(Error):
 
 class TrainingError(Error):
     """Training cannot continue."""
+
+
+class ProcessError(TrainingError):
+    """Another process of the training has ended or does not answer.
+
+    Args:
+        text: the message.
+        exit_code: that of the other process, if it is known.
+    """
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class ExportError(Error):

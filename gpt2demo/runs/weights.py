@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,11 +91,19 @@ def write_model(model: GPT2, tokenizer: Tokenizer, folder: Path, dtype: torch.dt
     checkpoint.write_tokenizer_json(tokenizer, model.config.n_positions, folder)
 
 
+class HasState(Protocol):
+    """What a checkpoint stores of an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: tensors and JSON values by parameter, and the groups of parameters."""
+        ...
+
+
 def save_checkpoint(
     folder: Path,
     model: GPT2,
     tokenizer_folder: Path,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: HasState | None,
     progress: dict[str, Any],
 ) -> Checkpoint:
     """Write a checkpoint atomically into the folder of checkpoints.
@@ -177,8 +185,12 @@ def restore_state(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str,
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def load_model(path: Path) -> GPT2:
+def load_model(path: Path, *, mapped: bool = False) -> GPT2:
     """Load the model in one of our folders, in float32 and in evaluation mode.
+
+    Args:
+        path: the folder.
+        mapped: do not copy matrices, which the file stores transposed. They take no memory besides the file's pages.
 
     Raises:
         CheckpointError: the files are damaged or inconsistent. Shapes are compared before memory is allocated.
@@ -188,7 +200,8 @@ def load_model(path: Path) -> GPT2:
     model = meta_model(model_config(read_json(path / "config.json")))
     file = path / WEIGHTS
     with memory_advice(f"{file}: loading the weights", LOADING_ADVICE):
-        return with_weights(model, {name: tensor.contiguous() for name, tensor in read_weights([file], shapes(model))}, file)
+        read = read_weights([file], shapes(model))
+        return with_weights(model, {name: tensor if mapped else tensor.contiguous() for name, tensor in read}, file)
 
 
 class _SkipInit(TorchFunctionMode):

@@ -23,6 +23,7 @@ class Started:
         parameters: number of parameters of the model.
         tokens: number of tokens by split.
         device, dtype: of the computation.
+        processes: number of processes that train together.
     """
 
     run: str
@@ -32,6 +33,7 @@ class Started:
     tokens: dict[str, int]
     device: str
     dtype: str
+    processes: int = 1
 
 
 @dataclass(frozen=True)

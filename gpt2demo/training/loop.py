@@ -28,12 +28,16 @@ from gpt2demo.memory import memory_advice, require_memory
 from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
+from gpt2demo.runs.checkpoint import Checkpoint
 from gpt2demo.runs.folder import Run, State, Status, now
 from gpt2demo.training.batches import Batches
 from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
 from gpt2demo.training.optimizers import freeze
+from gpt2demo.training.parallel import layout
 from gpt2demo.training.patience import Patience
+from gpt2demo.training.processes import Group
 from gpt2demo.training.schedule import learning_rate_of, total_steps
+from gpt2demo.training.settings import check_processes
 from gpt2demo.training.step import DIVERGENCE_ADVICE, OptimizerStep
 
 NOT_SAVED = -1  # a step before the first
@@ -46,21 +50,25 @@ class Training:
     Args:
         run: a prepared run folder.
         info: the content of its run.json.
+        group: the processes of the training. All of them run the loop and yield the same events; the leader alone writes.
 
     Raises:
+        SettingError: the processes cannot share the micro-batches of a step, or this machine has too few GPUs.
         RunError: tokenizer, model and checkpoint do not match.
         CheckpointError: the run has checkpoints, but all are damaged.
     """
 
-    def __init__(self, run: Run, info: dict[str, Any]) -> None:
+    def __init__(self, run: Run, info: dict[str, Any], group: Group) -> None:
         self.run = run
+        self.group = group
         self.model_config = ModelConfig.create(**info["model"])
         self.config = TrainConfig.create(**info["train"])
+        check_processes(self.config, group.size)
         self._learning_rate = learning_rate_of(info)
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         keep_freed_memory()
-        self.device = torch_device(self.config.device)
+        self.device = group.device(torch_device(self.config.device))
         self.dtype = training_dtype(self.config.dtype, self.device)
         self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
@@ -78,10 +86,12 @@ class Training:
         advice = "try a smaller --n-embd, --n-layer or --vocab-size"
         with memory_advice(f"building a model of {self.model_config.n_parameters:,} parameters", advice):
             require_memory(4 * self.model_config.n_parameters)
-            self.model = self._new_model().to(self.device).train()
-            freeze(self.model, self.config.freeze_layers)
+            self.layout = layout(group, self.device, shard=self.config.shard)
+            self.model = self.layout.place(self._new_model()).train()
             self.optimizer = plugins.create_optimizer(self.config.optimizer, self.model, self.config)
-            self.optimizer_step = OptimizerStep(self.model, self.optimizer, self.train_batches, self.config, self.dtype)
+            self.optimizer_step = OptimizerStep(
+                self.model, self.optimizer, self.train_batches, self.config, self.dtype, self.layout
+            )
             self._restore()
         self._pace: float | None = None  # moving average of seconds per step
         self._peak = peak_flops(self.device, self.dtype)  # of one device
@@ -96,27 +106,43 @@ class Training:
         return Batches(windows, self.config.batch_size, self.model_config.vocab_size, self.device, self.run.data)
 
     def _new_model(self) -> GPT2:
+        """Return the model with its initial weights, on the CPU."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return GPT2(self.model_config)
+            model = GPT2(self.model_config)
+        freeze(model, self.config.freeze_layers)
+        return model
+
+    def _newest(self) -> Checkpoint | None:
+        """Return the newest valid checkpoint if there is one, after removing what a killed process has left."""
+
+        def find() -> dict[str, Any] | None:
+            checkpoint.clean(self.run.checkpoints)
+            if not any(self.run.checkpoints.glob("step-*")):
+                return None
+            found = checkpoint.newest(self.run.checkpoints)
+            return {"step": found.step, "validation_loss": found.validation_loss}
+
+        if (found := self.group.lead(find)) is None:
+            return None
+        return Checkpoint(self.run.checkpoints / checkpoint.folder_name(found["step"]), **found)
 
     def _restore(self) -> None:
         """Load the newest checkpoint if there is one, and drop the records of later steps."""
-        checkpoint.clean(self.run.checkpoints)
-        if not any(self.run.checkpoints.glob("step-*")):
+        saved = self._newest()
+        if saved is None:
             self.run.drop_records_after(NOT_SAVED)
             return
-        saved = checkpoint.newest(self.run.checkpoints)
         loaded = weights.load_model(saved.path)
         self._check_shape(loaded.config, saved.path)
-        self.model.load_state_dict(loaded.state_dict())
+        self.layout.load_weights(self.model, loaded.state_dict())
         self.step = self._saved_step = saved.step
         if saved.step == 0:  # initial weights, without optimizer state
             self.run.drop_records_after(NOT_SAVED)
             return
         progress, state = weights.load_trainer(saved.path)
         try:
-            self.optimizer.load_state_dict(state)
+            self.layout.load_optimizer(self.optimizer, state)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{saved.path}/trainer.json: does not match the optimizer ({reason})") from None
@@ -161,9 +187,10 @@ class Training:
     def events(self, stop: StopRequest) -> Iterator[Event]:
         """Train to the end and yield the events, after recording each in the run folder and passing it to plugins."""
         for event in self._loop(stop):
-            record(self.run, event)
-            for complaint in plugins.registry().training_event(self.run.path, event):
-                warnings.warn(complaint, stacklevel=2)
+            if self.group.leader:
+                record(self.run, event)
+                for complaint in plugins.registry().training_event(self.run.path, event):
+                    warnings.warn(complaint, stacklevel=2)
             yield event
 
     def _loop(self, stop: StopRequest) -> Iterator[Event]:
@@ -175,7 +202,7 @@ class Training:
                 self.status, self._stop_reason = "stopped", self.patience.restart()
                 self._saved_step = NOT_SAVED  # a checkpoint of this step does not store the restart yet
                 break
-            if requested := "stopped" if self.run.stop_file.exists() else stop():
+            if requested := self.group.vote("stopped" if self.run.stop_file.exists() else stop()):
                 self.status = requested
                 break
             yield self._step()
@@ -212,6 +239,7 @@ class Training:
             tokens=tokens,
             device=self.device.type,
             dtype=self._dtype_name,
+            processes=self.group.size,
         )
 
     def _step(self) -> Step:
@@ -235,13 +263,13 @@ class Training:
             tokens_per_second=tokens / seconds,
             seconds_left=self._pace * (self.total_steps - self.step),
             flops_per_second=flops,
-            utilization=flops / self._peak if self._peak else None,
+            utilization=flops / (self._peak * self.group.size) if self._peak else None,
             memory=peak_memory(self.device),
         )
 
     # ------------------------------------------------------------------------------------------ evaluations and checkpoints
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference_mode does not work with sharded weights
     def _evaluate(self) -> Evaluation:
         """Measure the mean losses of both splits without dropout, over the same windows each time.
 
@@ -261,9 +289,19 @@ class Training:
         return Evaluation(self.step, train, validation, perplexity(validation), bits)
 
     def _mean_loss(self, batches: Batches) -> float:
-        with self.optimizer_step.autocast():  # the model itself: the compiled one would be compiled again for other batch sizes
-            losses = [token_losses(self.model, batch) for batch in batches.evenly_spaced(self.config.eval_batches)]
-        return float(torch.cat(losses).double().mean())
+        """Return the mean loss of evenly spaced windows. Each process measures every n-th batch.
+
+        All measure the same number of batches, the last one twice if necessary: with sharded weights, all take part in each.
+        """
+        chosen = batches.evenly_spaced(self.config.eval_batches)
+        losses = [torch.zeros(len(batch), batch.shape[1] - 1, dtype=torch.float64) for batch in chosen]
+        for first in range(0, len(chosen), self.group.size):
+            number = min(first + self.group.rank, len(chosen) - 1)
+            with self.optimizer_step.autocast():  # the model itself: a compiled one is compiled again for each batch size
+                measured = token_losses(self.model, chosen[number])
+            if number == first + self.group.rank:
+                losses[number] = measured.double().cpu()
+        return float(self.group.total(torch.cat(losses)).mean())
 
     def _sample(self) -> Sample:
         """Sample a text, with the same seed each time so that samples are comparable."""
@@ -276,12 +314,22 @@ class Training:
         if self.step != self._saved_step:
             self.save_now()
 
+    def save_without_others(self) -> None:
+        """Write a checkpoint unless this step has one, when other processes have ended."""
+        if not self.layout.lost_with_a_process:
+            self.save_if_new()
+
     def save_now(self) -> Saved:
         """Write a checkpoint, then prune old ones."""
-        progress = {"step": self.step, "validation_loss": self.validation_loss, "patience": self.patience.as_dict()}
-        progress |= {"time": now(), **self._environment()}
-        saved = weights.save_checkpoint(self.run.checkpoints, self.model, self.run.tokenizer, self.optimizer, progress)
+        model, optimizer = self.layout.to_save(self.model, self.optimizer)
+
+        def save() -> str:
+            progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._environment()}
+            saved = weights.save_checkpoint(self.run.checkpoints, model, self.run.tokenizer, optimizer, progress)
+            self.run.write_state(self.state("running"))
+            checkpoint.prune(self.run.checkpoints, self.config.keep)
+            return str(saved.path)
+
+        path = Path(self.group.lead(save))
         self._saved_step = self.step
-        self.run.write_state(self.state("running"))
-        checkpoint.prune(self.run.checkpoints, self.config.keep)
-        return Saved(self.step, saved.path, saved.validation_loss)
+        return Saved(self.step, path, self.validation_loss)

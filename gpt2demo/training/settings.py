@@ -29,7 +29,8 @@ def check_training(model: ModelConfig, train: TrainConfig) -> None:
     """Check what the configs cannot check alone.
 
     Raises:
-        SettingError: more layers are frozen than the model has, or the device is not available.
+        SettingError: more layers are frozen than the model has, the device is not available, or the processes cannot share the
+            micro-batches of a step.
         PluginError: the optimizer or the schedule does not exist.
     """
     if train.device not in ("auto", "cpu"):
@@ -40,3 +41,22 @@ def check_training(model: ModelConfig, train: TrainConfig) -> None:
     plugins.registry().part("schedules", train.schedule)
     if train.freeze_layers > model.n_layer:
         raise SettingError(f"freeze_layers={train.freeze_layers}: the model has {model.n_layer} layers; use at most that")
+    check_processes(train, train.nproc)
+
+
+def check_processes(train: TrainConfig, processes: int) -> None:
+    """Check that the processes can share the micro-batches of a step equally.
+
+    Raises:
+        SettingError: they cannot; the message has a setting with the same sequences per step.
+    """
+    count, sequences = train.grad_accumulation, train.batch_size * train.grad_accumulation
+    if count % processes == 0:
+        return
+    divisible = [number for number in range(processes, sequences + 1, processes) if sequences % number == 0]
+    if divisible:
+        best = next((number for number in divisible if number >= count), divisible[-1])
+        advice = f"--batch-size {sequences // best} --grad-accumulation {best} has the same sequences per step"
+    else:
+        advice = f"choose a number of processes that divides the {sequences} sequences of a step"
+    raise SettingError(f"grad_accumulation={count}: {processes} processes cannot share that equally; {advice}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gpt2demo.config import ModelConfig, TrainConfig, validate
-from gpt2demo.errors import CheckpointError, RunError, SettingError, message
+from gpt2demo.errors import CheckpointError, Error, ProcessError, RunError, SettingError, message
 from gpt2demo.runs.find import find_run
 from gpt2demo.runs.folder import INTERRUPTS, Run, State, Status
 from gpt2demo.storage import remove_temporaries
 from gpt2demo.training.events import Event, StopRequest
 from gpt2demo.training.loop import Training
 from gpt2demo.training.prepare import prepare_run
+from gpt2demo.training.processes import Group, join, launched
 
 
 def train(
@@ -50,58 +52,64 @@ def train(
         UserError: a setting, the data or the name is invalid; nothing is left behind.
         Error: the training failed; the last checkpoint is unchanged.
     """
-    made = prepare_run(
-        data,
-        preset=preset,
-        run=run,
-        dataset=dataset,
-        tokenizer=tokenizer,
-        tokenizer_options=tokenizer_options,
-        init_from=init_from,
-        **settings,
-    )
-    yield from train_run(made, stop)
+    with join() as group:
+        made = prepare(
+            group,
+            data,
+            preset=preset,
+            run=run,
+            dataset=dataset,
+            tokenizer=tokenizer,
+            tokenizer_options=tokenizer_options,
+            init_from=init_from,
+            **settings,
+        )
+        yield from train_run(made, stop, group)
 
 
-def resume(
-    run: str, *, steps: int | None = None, epochs: float | None = None, stop: StopRequest = lambda: None
-) -> Iterator[Event]:
+def prepare(group: Group, *arguments: Any, **settings: Any) -> Run:
+    """Prepare a run in the leader of a group; return it in all processes. The arguments are those of `prepare_run`."""
+
+    def lead() -> str:
+        return str(prepare_run(*arguments, processes=group.size, **settings).path.absolute())
+
+    return Run(Path(group.lead(lead)))
+
+
+def resume(run: str, *, stop: StopRequest = lambda: None, **changes: Any) -> Iterator[Event]:
     """Continue a run from its newest valid checkpoint.
 
     Args:
         run: its name or path.
-        steps, epochs: a new length of the whole run; by default it is unchanged.
         stop: as in `train`.
+        changes: `steps` or `epochs`, a new length of the whole run; `nproc` and `shard`. By default they are unchanged.
 
     Raises:
         RunError: the run does not exist, or has no steps left.
     """
-    length = {} if steps is None and epochs is None else {"steps": steps, "epochs": epochs}
-    yield from train_run(find_run(run), stop, **length)
+    with join() as group:
+        yield from train_run(find_run(run), stop, group, **changes)
 
 
-def train_run(run: Run, stop: StopRequest = lambda: None, **length: float | None) -> Iterator[Event]:
+def train_run(run: Run, stop: StopRequest = lambda: None, group: Group | None = None, **changes: Any) -> Iterator[Event]:
     """Train a prepared run under its lock, and keep its state.json correct in every case.
 
     Args:
         run: prepared by `prepare_run`, or interrupted.
         stop: as in `train`.
-        length: a new length of the whole run, `steps` and `epochs`.
+        group: the processes of the training; by default, this one.
+        changes: as in `resume`.
     """
+    group = group or Group()
+    run = group.run(run)
+    changes = {name: value for name, value in changes.items() if value is not None}
     with run.lock():
-        remove_temporaries(run.path)  # of a process that was killed
-        run.clear_stop()
-        info = run.info()
-        if info.get("imported"):
-            hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
-            raise RunError(f"run {run.name!r}: was imported and has no training to continue; {hint}")
-        _check_settings(run, info)
-        info["train"] = TrainConfig.create(**{**info["train"], **length}).model_dump()
-        training = _set_up(run, info)
+        info = group.lead(lambda: _settings(run, changes))
+        training = _set_up(run, info, group)
         if training.complete:
             run.write_state(training.state("finished"))  # the process may have been killed before it wrote this
             raise RunError(f"run {run.name!r}: has done all its {training.step} steps; pass a larger --steps to continue")
-        if length:
+        if changes:
             run.write_info(info)
         run.write_state(training.state("running"))
         try:
@@ -112,9 +120,33 @@ def train_run(run: Run, stop: StopRequest = lambda: None, **length: float | None
             run.write_state(training.state("interrupted"))
             raise
         except BaseException as error:
+            if isinstance(error, ProcessError) and group.leader:
+                with suppress(Error):
+                    training.save_without_others()
             with suppress(CheckpointError):  # full disk: `Run.state` corrects the status once this process ends
                 run.write_state(training.state(*_end(error)))
             raise
+
+
+def _settings(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
+    """Check run.json, and return its content with changed settings. Remove what a killed process or an earlier stop has left.
+
+    Raises:
+        RunError: the run is damaged or has no training.
+        SettingError: a changed setting is invalid.
+    """
+    remove_temporaries(run.path)
+    run.clear_stop()
+    info = run.info()
+    if info.get("imported"):
+        hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
+        raise RunError(f"run {run.name!r}: was imported and has no training to continue; {hint}")
+    _check_settings(run, info)
+    length = {"steps": None, "epochs": None} if changes.keys() & {"steps", "epochs"} else {}  # one replaces the other
+    train = TrainConfig.create(**{**info["train"], **length, **changes})
+    if train.nproc > 1 and not launched():
+        warnings.warn(f"nproc={train.nproc}: only this process trains; `gpt2demo resume` and torchrun start more", stacklevel=2)
+    return {**info, "train": train.model_dump()}
 
 
 def _check_settings(run: Run, info: dict[str, Any]) -> None:
@@ -132,13 +164,13 @@ def _check_settings(run: Run, info: dict[str, Any]) -> None:
             raise RunError(f"{run.path / 'run.json'}: is damaged ({key}: {error})") from None
 
 
-def _set_up(run: Run, info: dict[str, Any]) -> Training:
+def _set_up(run: Run, info: dict[str, Any], group: Group) -> Training:
     """Set up training; on the run's first start record a failure, and delete the folder if interrupted."""
     if run.has_state:
-        return Training(run, info)
+        return Training(run, info, group)
     with run.deleted_on(*INTERRUPTS):
         try:
-            return Training(run, info)
+            return Training(run, info, group)
         except Exception as error:
             with suppress(CheckpointError):
                 run.write_state(State.own("failed", error=_one_line(error)))

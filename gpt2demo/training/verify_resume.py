@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) ->
     config, model = TrainConfig.create(**info["train"]), ModelConfig.create(**info["model"])
     seed = config.seed
     windows = Windows(load_ids(run.data, "train"), model.n_positions, seed)
-    length = {"steps": steps} if total_steps(config, windows.per_epoch) < steps else {}
+    length: dict[str, Any] = {"steps": steps} if total_steps(config, windows.per_epoch) < steps else {}
     cut = int(np.random.default_rng(seed).integers(1, steps))
     different = f"resume is not exact: interrupted after step {cut}"
     with temporary_folder(run.path) as folder:
@@ -63,7 +64,7 @@ def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) ->
     report(f"resume is exact: interrupted after step {cut} of {steps}, losses, weights and optimizer state are identical")
 
 
-def _train_copy(run: Run, folder: Path, stops: list[int], length: dict[str, int]) -> Outcome:
+def _train_copy(run: Run, folder: Path, stops: list[int], length: dict[str, Any]) -> Outcome:
     """Train a copy of a run up to each of the steps, every time from the files on disk."""
     copy = Run(Path(shutil.copytree(run.path, folder)))
     losses = []

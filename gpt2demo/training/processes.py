@@ -1,0 +1,254 @@
+"""The processes of a training: what they share, what they decide together, and what the first one does alone.
+
+A training in one process has a `Group` as well: its operations return their argument, and torch.distributed is not used. So the
+training reads the same for one process and for many. Several processes are started by `launch.py` or by torchrun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
+
+from gpt2demo.errors import Error, ProcessError, SettingError, UserError, message
+from gpt2demo.runs.folder import Run, State
+from gpt2demo.training.watchdog import Watchdog
+
+Request = Literal["stopped", "interrupted"] | None
+Result = TypeVar("Result")
+
+REQUESTS: tuple[Request, ...] = (None, "stopped", "interrupted")  # by rising priority
+TIMEOUT = timedelta(minutes=10)  # of one operation; the others wait that long for a process that does not answer
+POLL = 0.1  # seconds between looks at the store
+
+
+class Group:
+    """The training's only process, and the interface of `Processes`.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
+
+    rank = 0
+    size = 1
+
+    @property
+    def leader(self) -> bool:
+        """True in the process that writes files, prints and calls plugins."""
+        return self.rank == 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """Return this process's device of a kind: each process has a GPU of its own."""
+        return device
+
+    def run(self, run: Run) -> Run:
+        """Return the run as this process uses it: the leader alone writes."""
+        return run if self.leader else ReadOnlyRun(run.path)
+
+    def share(self, count: int) -> range:
+        """Return which of `count` items belong to this process: a contiguous part, of the same length in all if possible."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of the processes' tensors, which are on the CPU. It is exact where all but one of them are 0."""
+        return values
+
+    def vote(self, request: Request) -> Request:
+        """Return the common decision of all processes whether to end: a request of any of them ends all."""
+        return request
+
+    def lead(self, action: Callable[[], Result]) -> Result:
+        """Run an action in the leader and return its result, a JSON value, in all processes. An error ends all of them."""
+        return action()
+
+
+class Processes(Group):
+    """One of several processes of a training, connected through torch.distributed.
+
+    Args:
+        store: shared by all processes.
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number of this process on its machine, which selects its GPU.
+        timeout: of an operation in which all processes take part.
+    """
+
+    def __init__(
+        self, store: distributed_c10d.Store, rank: int, size: int, local_rank: int | None = None, timeout: timedelta = TIMEOUT
+    ) -> None:
+        self.rank, self.size = rank, size
+        self._local_rank = rank if local_rank is None else local_rank
+        self._store = distributed_c10d.PrefixStore("gpt2demo", store)
+        self._actions = 0
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        with _connection():
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        self._watchdog = Watchdog()
+
+    def device(self, device: torch.device) -> torch.device:
+        """Return this process's device of a kind.
+
+        Raises:
+            SettingError: this machine has fewer GPUs than processes, or torch cannot connect such devices.
+        """
+        if device.type == "cpu":
+            return device
+        if device.type != "cuda":
+            raise SettingError(f"device={device.type!r}: trains in one process; try --nproc 1 or --device cpu")
+        check_devices(self._local_rank + 1)
+        torch.cuda.set_device(self._local_rank)
+        return torch.device("cuda", self._local_rank)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of the processes' tensors."""
+        with _connection():
+            dist.all_reduce(values)
+        return values
+
+    def vote(self, request: Request) -> Request:
+        """Return the request of highest priority of any process."""
+        votes = torch.tensor(REQUESTS.index(request))
+        with _connection():
+            dist.all_reduce(votes, dist.ReduceOp.MAX)
+        decision = REQUESTS[int(votes)]
+        if decision:
+            self._watchdog.disarm()  # nothing blocks any more, and a checkpoint may take its time
+        return decision
+
+    def lead(self, action: Callable[[], Result]) -> Result:
+        """Run an action in the leader; the others wait for its result as long as it takes."""
+        self._actions += 1
+        key = f"action {self._actions}"
+        if self.leader:
+            result = action()
+            self._store.set(key, json.dumps(result))
+            return result
+        answer: Result = json.loads(self._wait(key))
+        return answer
+
+    def _wait(self, key: str) -> bytes:
+        """Return a value from the store when it is there. Unlike the store's own wait, this lets signal handlers run.
+
+        Raises:
+            ProcessError: the leader has failed.
+        """
+        with _connection():
+            while not self._store.check([key]):
+                if self._store.check(["failure"]):
+                    failure = json.loads(self._store.get("failure"))
+                    raise ProcessError(failure["message"], failure["exit_code"])
+                time.sleep(POLL)
+            value: bytes = self._store.get(key)
+        return value
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the group; after an error of the leader, tell the others, which may be waiting for it."""
+        if error is None:
+            dist.destroy_process_group()
+        elif self.leader and isinstance(error, Exception):
+            code = UserError.exit_code if isinstance(error, UserError) else Error.exit_code
+            with suppress(RuntimeError):  # the process with the store is gone
+                self._store.set("failure", json.dumps({"message": message(error), "exit_code": code}))
+        self._watchdog.close()
+
+
+class ReadOnlyRun(Run):
+    """A run folder for the processes that do not lead: they read it, and leave writing to the leader."""
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Do nothing: the leader holds the lock."""
+        yield
+
+    @contextmanager
+    def deleted_on(self, *errors: type[BaseException]) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+    def clear_stop(self) -> None:
+        """Do nothing."""
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def write_state(self, state: State) -> None:
+        """Do nothing."""
+
+    def append(self, path: Path, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def drop_records_after(self, step: int) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def _connection() -> Iterator[None]:
+    """Raise a ProcessError in place of torch's exceptions for a lost connection."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost_connection(error):
+            raise
+        raise ProcessError(lost(error)) from None
+
+
+def lost_connection(error: RuntimeError) -> bool:
+    """Return whether an exception of torch means that another process has ended or does not answer."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
+def lost(error: RuntimeError) -> str:
+    """Return the message for a lost connection."""
+    if "Timed out" in str(error) or "timeout" in str(error).lower():
+        return f"another process of the training did not answer in time ({TIMEOUT.seconds // 60} minutes)"
+    return "another process of the training has ended"
+
+
+def launched() -> bool:
+    """Return whether torchrun or `launch.py` started this process."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+@contextmanager
+def join() -> Iterator[Group]:
+    """Yield this process's group: with the other processes that the same launcher started, or alone."""
+    if not launched() or os.environ["WORLD_SIZE"] == "1":
+        yield Group()
+        return
+    with _connection():
+        store, rank, size = next(rendezvous("env://"))
+    with joined(Processes(store, rank, size, int(os.environ["LOCAL_RANK"]))) as group:
+        yield group
+
+
+@contextmanager
+def joined(group: Processes) -> Iterator[Processes]:
+    """Leave a group at the end of the block. All processes but the leader are silent in it."""
+    with warnings.catch_warnings():
+        if not group.leader:
+            warnings.simplefilter("ignore")
+        try:
+            yield group
+        except BaseException as error:
+            group.close(error)
+            raise
+        group.close()
+
+
+def check_devices(processes: int) -> None:
+    """Raise a SettingError if this machine has fewer NVIDIA GPUs than processes."""
+    if processes > (count := torch.cuda.device_count()):
+        raise SettingError(f"nproc={processes}: this machine has {count} GPUs; use at most that many processes, or --device cpu")
