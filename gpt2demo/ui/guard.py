@@ -17,6 +17,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Refusal = tuple[int, str]
 """HTTP status and reason."""
 
+BODY_LIMIT = 200 * 10**6
+"""Bytes of a body that is not an upload."""
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
 CHECKED_HEADERS = (b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/?#@\[\]]+))(?::[0-9]{1,5})?", re.IGNORECASE)
@@ -59,7 +61,7 @@ class Guard:
         refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
         if not refusal and _has_json(scope):
             body, receive = await _read(receive)
-            refusal = _body_refusal(body)
+            refusal = _body_refusal(body) if len(body) <= BODY_LIMIT else (413, f"larger than {BODY_LIMIT / 10**6:,.0f} MB")
         try:
             app = PlainTextResponse(refusal[1], refusal[0]) if refusal else self._app
             await app(scope, receive, send_with_policy)
@@ -104,10 +106,15 @@ def _has_json(scope: Scope) -> bool:
 
 
 async def _read(receive: Receive) -> tuple[bytes, Receive]:
-    """Read the body of a request; return it, and a function to receive it again."""
+    """Read the body of a request; return it, and a function to receive it again. A body above the limit is cut there."""
     messages: list[Scope] = []
-    while not messages or messages[-1].get("more_body"):
-        messages.append(await receive())
+    size, more = 0, True
+    while more:
+        message = await receive()
+        more = message.get("more_body", False)
+        if size <= BODY_LIMIT:
+            messages.append(message)
+            size += len(message.get("body", b""))
     body = b"".join(message.get("body", b"") for message in messages)
     unread = iter(messages)
 

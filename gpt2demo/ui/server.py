@@ -7,22 +7,21 @@ run before Gradio is imported.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import signal
 import socket
-import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt2demo.errors import RunError, SettingError
 from gpt2demo.terminal import exit_on_signal, print_message
 from gpt2demo.ui.guard import Guard
+from gpt2demo.ui.uploads import FILE_LIMIT, Uploads, upload_folder
 
 if TYPE_CHECKING:
     import gradio as gr
-
-
-UPLOAD_LIMIT = "200mb"
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth: str | None = None) -> NoReturn:
@@ -41,11 +40,12 @@ def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth
     login = _login(auth, host)
     port = _free_port(host, port)
     signal.signal(signal.SIGTERM, exit_on_signal)
-    with tempfile.TemporaryDirectory(prefix="gpt2demo-", ignore_cleanup_errors=True) as folder:  # of mode 0700
-        page = create_app(uploads=folder)
+    _silence_invalid_requests()
+    with upload_folder() as uploads:
+        page = create_app(uploads)
         page.queue(api_open=False, max_size=32)
         try:
-            _, url, _ = page.launch(**settings(host, port), inbrowser=browser, auth=login)
+            _, url, _ = page.launch(**settings(host, port, uploads), inbrowser=browser, auth=login)
             print_message(f"gpt2demo: {url}  (press Ctrl-C to quit; a running training continues)")
             threading.Event().wait()
             raise AssertionError("the event is never set")
@@ -53,7 +53,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, browser: bool = True, auth
             page.close(verbose=False)
 
 
-def create_app(uploads: str | None = None) -> gr.Blocks:
+def create_app(uploads: Path | None = None) -> gr.Blocks:
     """Return the page without launching it.
 
     Args:
@@ -61,7 +61,7 @@ def create_app(uploads: str | None = None) -> gr.Blocks:
     """
     isolate()
     if uploads is not None:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     from gpt2demo.ui.app import build
 
     return build()
@@ -77,7 +77,12 @@ def isolate() -> None:
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost", "::1"]))
 
 
-def settings(host: str, port: int) -> dict[str, Any]:
+def _silence_invalid_requests() -> None:
+    """Remove uvicorn's warnings, which are about requests that are not valid HTTP. The client gets 400."""
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def settings(host: str, port: int, uploads: Path) -> dict[str, Any]:
     """Return the arguments of `gr.Blocks.launch`."""
     from starlette.middleware import Middleware
 
@@ -93,10 +98,10 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "enable_monitoring": False,
         "run_history": False,
         "footer_links": ["settings"],
-        "max_file_size": UPLOAD_LIMIT,
+        "max_file_size": FILE_LIMIT,
         "state_session_capacity": 200,
         "app_kwargs": {
-            "middleware": [Middleware(Guard, hosts=_own_names(host))],
+            "middleware": [Middleware(Guard, hosts=_own_names(host)), Middleware(Uploads, folder=uploads)],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,

@@ -8,7 +8,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,8 @@ from webpage import PageServer
 
 from gpt2demo.errors import RunError, SettingError
 from gpt2demo.training import jobs
-from gpt2demo.ui import create_app, launch, server
+from gpt2demo.ui import create_app, guard, launch, server
+from gpt2demo.ui.uploads import FILE_LIMIT
 
 # ---------------------------------------------------------------------------------------------- launch
 
@@ -62,7 +64,7 @@ def test_launch_passes_on_login_and_settings_and_closes_the_page(monkeypatch: py
     assert calls["queue"]["api_open"] is False
     assert calls["launch"]["auth"] == ("me", "secret:with colon")
     assert calls["launch"]["inbrowser"] is False
-    assert calls["launch"].keys() >= server.settings("127.0.0.1", 0).keys()
+    assert calls["launch"].keys() >= server.settings("127.0.0.1", 0, Path("x")).keys()
     assert calls["closed"]
 
 
@@ -88,20 +90,23 @@ def test_environment_variables_cannot_make_the_page_public(monkeypatch: pytest.M
     ("enable_monitoring", False),  # no page with the usage by others
     ("run_history", False),  # no stored inputs and outputs
     ("footer_links", ["settings"]),  # no link to the API page
-    ("max_file_size", "200mb"),
+    ("max_file_size", FILE_LIMIT),
 ])  # fmt: skip
 def test_a_setting_keeps_the_page_private(setting: str, value: object) -> None:
     assert setting in inspect.signature(gr.Blocks.launch).parameters
-    assert server.settings("127.0.0.1", 7860)[setting] == value
+    assert server.settings("127.0.0.1", 7860, Path("x"))[setting] == value
 
 
 def test_files_outside_of_the_upload_folder_are_not_allowed() -> None:
-    assert not {"allowed_paths", "root_path", "auth_dependency", "strict_cors"} & server.settings("127.0.0.1", 7860).keys()
+    assert (
+        not {"allowed_paths", "root_path", "auth_dependency", "strict_cors"}
+        & server.settings("127.0.0.1", 7860, Path("x")).keys()
+    )
 
 
 def test_every_request_passes_the_guard_and_the_api_is_not_documented() -> None:
-    options = server.settings("127.0.0.1", 7860)["app_kwargs"]
-    assert [entry.cls for entry in options["middleware"]] == [server.Guard]
+    options = server.settings("127.0.0.1", 7860, Path("x"))["app_kwargs"]
+    assert [entry.cls for entry in options["middleware"]] == [server.Guard, server.Uploads]
     assert (options["docs_url"], options["redoc_url"], options["openapi_url"]) == (None, None, None)
 
 
@@ -196,6 +201,55 @@ def test_the_page_itself_may_send_requests(served: PageServer) -> None:
     assert served.request("GET", "/config", headers=own).status == 200
 
 
+RAW = [
+    *(
+        b"\0\1\2\r\n\r\n",
+        b"\x16\x03\x01\0\xa5\x01\0\0\xa1\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"\r\n\r\n",
+    ),
+    *(b"G\xffT / HTTP/1.1\r\n\r\n", b"GET / HTTP/0.9\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"),
+    b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    *(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + line + b"\r\n\r\n" for line in (b"no colon", b"X: \0")),
+    *(
+        b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1\r\n" + lines + b"\r\n\r\nzz\r\n\r\n"
+        for lines in (b"Content-Length: -1", b"Content-Length: 1\r\nContent-Length: 2", b"Transfer-Encoding: chunked")
+    ),
+]
+"""Requests that are not valid HTTP."""
+
+
+@pytest.mark.parametrize("request_", RAW, ids=lambda raw: ascii(raw)[2:40])
+def test_a_request_that_is_not_http_is_refused_quietly(served: PageServer, request_: bytes) -> None:
+    """The server's fixture checks that it has printed nothing."""
+    assert send_raw(served, request_).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("headers", [
+    b"Connection: Upgrade\r\nUpgrade: websocket",
+    b"Connection: Upgrade\r\nUpgrade: h2c",
+    b"X: " + b"x" * 50_000,
+    b"\r\n".join(b"X%d: x" % number for number in range(5000)),
+], ids=lambda headers: headers[:30].decode())  # fmt: skip
+def test_unusual_headers_are_ignored_quietly(served: PageServer, headers: bytes) -> None:
+    answer = send_raw(served, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + headers + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def send_raw(server: PageServer, request: bytes) -> bytes:
+    """Send bytes to a server, and return the start of its answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(request)
+        return connection.recv(100)
+
+
+def test_the_body_of_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_LIMIT", 100)
+    assert passed("/gradio_api/queue/join", method="POST", body=[b"[" + b" " * 90, b"]"])
+    assert not passed("/gradio_api/queue/join", method="POST", body=[b"[" + b" " * 60, b" " * 60, b"]"])
+
+
 @pytest.mark.parametrize("body", [
     *("", "{", "\xff", "[" * 100_000, "9" * 5000),
     *(json.dumps({"data": [], "fn_index": 0, "session_hash": name}) for name in ("\ud800", "", "../x", "x" * 65, 7)),
@@ -260,9 +314,13 @@ def test_gradio_serves_neither_other_files_nor_its_other_pages(served: PageServe
     assert served.request(method, path).status == status
 
 
-def passed(path: str, *, hosts: set[str] | None = None, **scope: object) -> bool:
-    """Return whether the guard passes a request on to the application."""
+def passed(path: str, *, hosts: set[str] | None = None, body: Sequence[bytes] = (), **scope: object) -> bool:
+    """Return whether the guard passes a request, with a body in parts, on to the application."""
     reached, sent = [], []
+    parts = [{"type": "http.request", "body": part, "more_body": part is not body[-1]} for part in body]
+
+    async def receive() -> Any:
+        return parts.pop(0)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         reached.append(scope)
@@ -271,7 +329,7 @@ def passed(path: str, *, hosts: set[str] | None = None, **scope: object) -> bool
         sent.append(message)
 
     request = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"127.0.0.1")], **scope}
-    asyncio.run(server.Guard(app, hosts)(request, None, send))  # type: ignore[arg-type]
+    asyncio.run(server.Guard(app, hosts)(request, receive, send))
     assert bool(reached) != bool(sent)
     return bool(reached)
 
@@ -298,7 +356,7 @@ def test_websockets_are_guarded_too() -> None:
 
 
 def test_a_server_on_all_addresses_accepts_any_host_name() -> None:
-    (middleware,) = server.settings("0.0.0.0", 7860)["app_kwargs"]["middleware"]
+    middleware, _ = server.settings("0.0.0.0", 7860, Path("x"))["app_kwargs"]["middleware"]
     assert middleware.kwargs["hosts"] is None
-    (middleware,) = server.settings("MyHost", 7860)["app_kwargs"]["middleware"]
+    middleware, _ = server.settings("MyHost", 7860, Path("x"))["app_kwargs"]["middleware"]
     assert middleware.kwargs["hosts"] == {"myhost", "localhost", "127.0.0.1", "::1"}
