@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import signal
 import sys
@@ -40,15 +39,18 @@ from gpt2demo.cli.failures import exit_code
 from gpt2demo.cli.options import AnywhereGroup, ResultsCommand, given, with_settings
 from gpt2demo.cli.printing import print_list, print_result
 from gpt2demo.cli.signals import Signals, catch_signals
-from gpt2demo.config import DataConfig, GenerateConfig, ModelConfig, TrainConfig
-from gpt2demo.errors import SettingError
+from gpt2demo.config import DataConfig, EvalConfig, GenerateConfig, ModelConfig, TrainConfig
+from gpt2demo.errors import Error, SettingError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import exit_on_signal, one_line, print_message, print_warning
+from gpt2demo.terminal import console, exit_on_signal, one_line, print_message, print_warning
+from gpt2demo.training.launch import is_first, launched_here
 
 if TYPE_CHECKING:
     from gpt2demo.events import Event
+    from gpt2demo.runs.folder import Run
+    from gpt2demo.training.processes import Group
 
 app = typer.Typer(
     name=PROJECT,
@@ -122,11 +124,16 @@ def train(
 ) -> None:
     """Train a new model on your text or an example dataset. Prints the run's folder."""
     from gpt2demo.runs.folder import INTERRUPTS
-    from gpt2demo.training import check_resume, prepare_run, train_run
+    from gpt2demo.training.processes import join
+    from gpt2demo.training.train import prepare
+    from gpt2demo.training.verify_resume import check_resume
 
-    with catch_signals() as signals:
+    with catch_signals() as signals, join() as group:
+        if verify_resume and (group.size > 1 or str(settings["nproc"] or 1) != "1"):
+            raise SettingError("--verify-resume: checks a training in one process; omit one of --verify-resume and --nproc")
         with show_progress():
-            made = prepare_run(
+            made = prepare(
+                group,
                 data or [],
                 preset=preset,
                 run=run,
@@ -139,12 +146,12 @@ def train(
             if verify_resume:
                 with made.deleted_on(*INTERRUPTS):
                     check_resume(made, print_message)
-        _follow(train_run(made, signals.stop), signals)
+        _train(made, group, signals)
     _finish(made.path, signals.exit_code, chat=chat)
 
 
 @command()
-@with_settings(TrainConfig, only=("steps", "epochs"))
+@with_settings(TrainConfig, only=("steps", "epochs", "nproc", "shard"))
 def resume(
     run: RunArgument,
     chat: Annotated[bool, typer.Option("--chat", help="chat with the model after training")] = False,
@@ -152,12 +159,25 @@ def resume(
 ) -> None:
     """Continue a run from its newest checkpoint. Prints the run's folder."""
     from gpt2demo.runs.find import find_run
-    from gpt2demo.training.train import resume as resume_training
+    from gpt2demo.training.processes import join
 
-    path = find_run(run).path
-    with catch_signals() as signals:
-        _follow(resume_training(run, stop=signals.stop, **settings), signals)
-    _finish(path, signals.exit_code, chat=chat)
+    found = find_run(run)
+    with catch_signals() as signals, join() as group:
+        _train(found, group, signals, **given(settings))
+    _finish(found.path, signals.exit_code, chat=chat)
+
+
+def _train(run: Run, group: Group, signals: Signals, **changes: Any) -> None:
+    """Train a run in this process, or start the processes that its settings require."""
+    from gpt2demo.training.launch import launch
+    from gpt2demo.training.processes import launched
+    from gpt2demo.training.train import train_run, with_changes
+
+    processes = with_changes(run.info(), changes).nproc
+    if processes > 1 and not launched():
+        launch(run, processes, **changes)
+    else:
+        _follow(train_run(run, signals.stop, group, **changes), signals)
 
 
 def _follow(events: Iterator[Event], signals: Signals) -> None:
@@ -169,14 +189,40 @@ def _follow(events: Iterator[Event], signals: Signals) -> None:
 
 
 def _finish(path: Path, exit_code: int, *, chat: bool) -> None:
-    """Print the run's folder; then exit with a signal's code, or start a chat if requested."""
-    print_result(path)
+    """Print the run's folder; then exit with a signal's code, or start a chat if requested.
+
+    Of several processes the first one does this, or the one that launched them.
+    """
+    if is_first() and not launched_here():
+        print_result(path)
     if exit_code:
         raise typer.Exit(exit_code)
+    if launched_here() or not is_first():
+        return
+    _report(path)
     if chat:
         from gpt2demo.generation.load import load
 
         chat_in_terminal(load(path.absolute()), GenerateConfig(stop=("\n",)))
+
+
+def _report(path: Path) -> None:
+    """Evaluate a run that has finished, and print the result as messages."""
+    from gpt2demo.cli.reports import lines
+    from gpt2demo.evaluation.report import final_report
+    from gpt2demo.runs.folder import Run
+
+    run = Run(path)
+    if run.read_state().status != "finished":
+        return
+    try:
+        with show_progress():
+            report = final_report(run)
+    except Error as error:
+        print_warning(f"the run is complete, but could not be evaluated: {error}")
+        return
+    for line in lines(report) if report else [f"`gpt2demo eval {run.name}` compares the model with simple baselines"]:
+        print_message(line)
 
 
 def _pair(option: str) -> tuple[str, str]:
@@ -236,29 +282,49 @@ def _generate_config(settings: dict[str, Any]) -> GenerateConfig:
 
 
 @command("eval")
-@with_settings(DataConfig)
+@with_settings(EvalConfig, DataConfig)
 def evaluate(
     model: ModelArgument = None,
     data: TextArgument = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="evaluate another model on the same text; may be repeated")
+    ] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Measure how well a model predicts a text. The default is its run's validation split."""
-    from gpt2demo.evaluation.score import evaluate
+    """Measure how well a model predicts a text, beside simple baselines. The default is its run's validation split."""
+    from gpt2demo.cli.reports import print_reports
+    from gpt2demo.evaluation.report import evaluate_all
     from gpt2demo.generation.load import load
 
-    config = DataConfig.create(**given(settings))
-    loaded = load(model, engine=engine, device=device)
+    used = given(settings)
+    config = EvalConfig.create(**{name: used.pop(name) for name in EvalConfig.model_fields if name in used})
+    models = [load(name, engine=engine, device=device) for name in (model, *(compare or []))]
     with show_progress():
-        score = evaluate(loaded, data or [], config)
-    result = {**score.as_dict(), "model": str(loaded.path), "engine": loaded.engine.name, "provider": loaded.engine.provider}
-    if as_json:
-        print_result(json.dumps(result))
-    else:
-        print_result(f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}", end="")
-        print_result(f"  tokens {score.tokens:,}")
+        reports = evaluate_all(models, data or [], DataConfig.create(**used), config)
+    print_reports(reports, as_json=as_json, several=bool(compare))
+
+
+@command()
+def inspect(
+    model: ModelArgument = None,
+    text: Annotated[str | None, typer.Option(help="text to read; default: standard input")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write all views to one HTML file")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Look inside a model that reads a text: surprise, attention, logit lens and anatomy."""
+    from gpt2demo.cli.reports import print_inspection
+    from gpt2demo.generation.load import load
+    from gpt2demo.inspection import inspect_text
+    from gpt2demo.inspection.page import write_page
+
+    found = inspect_text(load(model, device=device), sys.stdin.read() if text is None else text)
+    if html:
+        write_page(found, html)
+    print_inspection(found, html, as_json=as_json)
 
 
 @command()
@@ -332,16 +398,17 @@ def data(
 ) -> None:
     """List the example datasets, print one, or prepare text. Text is read, cleaned, measured with tokenizers and written."""
     from gpt2demo.cli.printing import print_corpus, print_documents
-    from gpt2demo.data import corpus
+    from gpt2demo.data import preparation
+    from gpt2demo.plugins import documents
 
     prepare = tokenizer or output or given(settings)
     if not text and not prepare:
-        print_list(corpus.list_datasets(), as_json)
-    elif not prepare and (dataset := corpus.dataset_spec(text or [])):
-        print_documents(corpus.read_dataset(dataset)[0], as_json)
+        print_list(preparation.list_datasets(), as_json)
+    elif not prepare and (dataset := preparation.dataset_spec(text or [])):
+        print_documents(documents(dataset), as_json)
     else:
         with show_progress():
-            made = corpus.prepare_corpus(text or [], tokenizer or [], output, **given(settings))
+            made = preparation.prepare_corpus(text or [], tokenizer or [], output, **given(settings))
         print_corpus(made, as_json)
 
 
@@ -369,6 +436,7 @@ def _pip(*arguments: str) -> int:
 def main() -> None:
     """Run the command line. Report an exception as one line on stderr and exit with its code."""
     debug = "--debug" in sys.argv
+    console.quiet = not is_first()
     warnings.showwarning = lambda message, *rest: print_warning(one_line(str(message)))
     if isinstance(sys.stdout, io.TextIOWrapper):  # print "?" for characters that stdout cannot encode
         sys.stdout.reconfigure(errors="replace")

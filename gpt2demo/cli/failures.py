@@ -11,6 +11,7 @@ import typer
 from gpt2demo.errors import Error, message, summary
 from gpt2demo.memory import ADVICE, out_of_memory
 from gpt2demo.terminal import one_line, print_message
+from gpt2demo.training.launch import launched_here, report
 
 MAX_LENGTH = 480  # characters of a message
 
@@ -27,7 +28,10 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # stdout is on a full disk
         _discard_output()
         error = Error(f"the output could not be written ({error.strerror})")
-    print_message(f"gpt2demo: error: {_short(one_line(_message(error)))}")
+    line = _short(one_line(_message(error)))
+    report(error, line)
+    if not launched_here():
+        print_message(f"gpt2demo: error: {line}")
     code: int = getattr(error, "exit_code", 1)  # an `Error` and a Typer exception have one
     return code
 

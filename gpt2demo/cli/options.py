@@ -69,6 +69,7 @@ def _annotation(name: str, field: FieldInfo) -> Any:
     kind, repeated = plain_type(field.annotation)
     names = [SINGULAR.get(name, f"--{name.replace('_', '-')}"), *([ALIASES[name]] if name in ALIASES else [])]
     if kind is bool:
+        names[0] += f"/--no-{names[0].removeprefix('--')}"
         return Annotated[bool | None, typer.Option(*names, help=_help(name, field), show_default=False)]
     metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else {int: "N", float: "X"}.get(kind, "TEXT")
     option = typer.Option(*names, metavar=metavar, help=_help(name, field), show_default=False)

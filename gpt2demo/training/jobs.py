@@ -130,9 +130,17 @@ def options(settings: dict[str, Any]) -> list[str]:
 
     >>> options({"n_layer": 2, "seed": None, "tokenizer_option": ["vocab_size=512"]})
     ['--n-layer=2', '--tokenizer-option=vocab_size=512']
+    >>> options({"shard": True, "chat": False})
+    ['--shard', '--no-chat']
     """
     pairs = ((name, value if isinstance(value, list) else [value]) for name, value in settings.items() if value is not None)
-    return [f"--{name.replace('_', '-')}={value}" for name, values in pairs for value in values]
+    return [_option(name.replace("_", "-"), value) for name, values in pairs for value in values]
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
 
 
 def running() -> str | None:

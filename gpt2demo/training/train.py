@@ -71,7 +71,7 @@ def prepare(group: Group, *arguments: Any, **settings: Any) -> Run:
     """Prepare a run in the leader of a group; return it in all processes. The arguments are those of `prepare_run`."""
 
     def lead() -> str:
-        return str(prepare_run(*arguments, processes=group.size, **settings).path.absolute())
+        return str(prepare_run(*arguments, processes=group.size, **settings).path)
 
     return Run(Path(group.lead(lead)))
 
@@ -142,11 +142,16 @@ def _settings(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
         hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
         raise RunError(f"run {run.name!r}: was imported and has no training to continue; {hint}")
     _check_settings(run, info)
-    length = {"steps": None, "epochs": None} if changes.keys() & {"steps", "epochs"} else {}  # one replaces the other
-    train = TrainConfig.create(**{**info["train"], **length, **changes})
+    train = with_changes(info, changes)
     if train.nproc > 1 and not launched():
         warnings.warn(f"nproc={train.nproc}: only this process trains; `gpt2demo resume` and torchrun start more", stacklevel=2)
     return {**info, "train": train.model_dump()}
+
+
+def with_changes(info: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
+    """Return the training settings in the content of run.json, with changes. `steps` replaces `epochs`, and vice versa."""
+    length = {"steps": None, "epochs": None} if changes.keys() & {"steps", "epochs"} else {}
+    return TrainConfig.create(**{**info["train"], **length, **changes})
 
 
 def _check_settings(run: Run, info: dict[str, Any]) -> None:
