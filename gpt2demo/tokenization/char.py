@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.errors import TokenizerError
+from gpt2demo.storage import read_bytes, read_error
 from gpt2demo.tokenization.byte import check_ids, encode_utf8
 
 FILE = "characters.json"
@@ -86,9 +87,9 @@ class CharTokenizer:
         """Read characters.json."""
         path = folder / FILE
         try:
-            characters = json.loads(path.read_text(encoding="utf-8"))
+            characters = json.loads(read_bytes(path))
         except (OSError, ValueError, RecursionError) as error:
-            raise TokenizerError(f"{path}: cannot be read ({error})") from None
+            raise TokenizerError(str(read_error(path, error))) from None
         if not isinstance(characters, list) or not all(isinstance(c, str) and len(c) == 1 for c in characters):
             raise TokenizerError(f"{path}: not a list of single characters")
         if len(set(characters)) != len(characters) or any("\ud800" <= c <= "\udfff" for c in characters):

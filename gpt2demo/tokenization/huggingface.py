@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2demo.errors import CheckpointError, TokenizerError
 from gpt2demo.interfaces import Tokenizer
-from gpt2demo.storage import read_json
+from gpt2demo.storage import read_bytes, read_json
 from gpt2demo.tokenization.bpe import END, BpeTokenizer
 from gpt2demo.tokenization.byte import ByteTokenizer
 
@@ -63,7 +63,7 @@ def _from_vocab_and_merges(folder: Path, options: dict[str, Any]) -> dict[str, A
     try:
         special |= {token["content"]: int(index) for index, token in (decoder or {}).items()}
         ordinary = {token["content"] for token in (decoder or {}).values() if token.get("special") is False}
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = read_bytes(folder / "merges.txt").decode("utf-8").splitlines()
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise TokenizerError(f"{folder}: merges.txt or tokenizer_config.json cannot be read ({error})") from None
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
