@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -23,23 +23,33 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of every event listener: no progress overlay, no API endpoint."""
 
 
-def controls(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any] | None = None, *, prefix: str) -> Controls:
+def controls(
+    fields: Mapping[str, FieldInfo],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    prefix: str,
+    choices: Mapping[str, Iterable[str]] | None = None,
+) -> Controls:
     """Build a row of controls that wraps to the available width.
 
     Args:
         fields: name -> field of a pydantic class.
         defaults: values that replace the fields' own defaults.
         prefix: start of the element ids, which are `PREFIX-NAME`.
+        choices: field name -> the names to choose from, for fields with the name of a plugin's part.
 
     """
     if not fields:
         return {}
-    values = defaults or {}
+    values, choices = defaults or {}, choices or {}
     with gr.Row(elem_classes="fields"):
-        return {name: control(name, field, values.get(name, field.default), f"{prefix}-{name}") for name, field in fields.items()}
+        return {
+            name: control(name, field, values.get(name, field.default), f"{prefix}-{name}", choices.get(name))
+            for name, field in fields.items()
+        }
 
 
-def control(name: str, field: FieldInfo, default: Any, elem_id: str) -> Component:
+def control(name: str, field: FieldInfo, default: Any, elem_id: str, choices: Iterable[str] | None = None) -> Component:
     """Build one control: a checkbox, dropdown, number, slider (for fractions) or text box."""
     kind, _ = plain_type(field.annotation)
     value = None if default is PydanticUndefined else default
@@ -51,8 +61,8 @@ def control(name: str, field: FieldInfo, default: Any, elem_id: str) -> Componen
     }
     if kind is bool:
         return gr.Checkbox(bool(value), **options)
-    if get_origin(kind) is Literal:
-        return gr.Dropdown(list(get_args(kind)), value=value, **options)
+    if choices or get_origin(kind) is Literal:
+        return gr.Dropdown(list(choices or get_args(kind)), value=value, **options)
     if kind in (int, float) and NoneType not in get_args(field.annotation):
         return _number(kind, field, value, options)
     return gr.Textbox(shown(value), placeholder="automatic", **options)  # an empty gr.Number would show 0

@@ -61,7 +61,8 @@ class TrainingForm:
             self.tokenizer = gr.Dropdown(list(tokenizers), value=preset.tokenizer, label="Tokenizer", elem_id="tokenizer")
             self._tokenizer_options = PartOptions(tokenizers, preset.tokenizer, prefix="tokenizer")
             rest = {name: field for name, field in FIELDS.items() if name not in MAIN}
-            self.fields |= controls(rest, defaults(preset), prefix="train")
+            parts = {"optimizer": plugins.optimizers(), "schedule": plugins.schedules()}
+            self.fields |= controls(rest, defaults(preset), prefix="train", choices=parts)
             self._reading = controls(READING, prefix="text")
 
     def _wire(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,16 @@ def test_every_setting_has_a_control_with_its_default_and_help(form: Form) -> No
 
 def test_controls_match_the_type_of_their_setting(form: Form) -> None:
     assert (form.ids["train-n_layer"].step, form.ids["train-learning_rate"].step) == (1, 0.0001)
-    assert isinstance(form.ids["train-schedule"], gr.Dropdown)
+    assert isinstance(form.ids["train-dtype"], gr.Dropdown)
     assert isinstance(form.ids["train-min_learning_rate"], gr.Slider)
     assert form.ids["train-epochs"].value == ""  # an empty gr.Number would show 0
+
+
+@pytest.mark.parametrize(("name", "registered"), [("schedule", plugins.schedules), ("optimizer", plugins.optimizers)])
+def test_parts_of_plugins_are_chosen_by_name(form: Form, name: str, registered: Callable[[], dict[str, Any]]) -> None:
+    control = form.ids[f"train-{name}"]
+    assert isinstance(control, gr.Dropdown)
+    assert [choice for choice, _ in control.choices] == list(registered())
 
 
 def test_numbers_are_validated_by_the_settings_alone(form: Form) -> None:
