@@ -108,6 +108,10 @@ def gpt2demo_optimizers():
     return {"faulty": factory}
 
 @hookimpl
+def gpt2demo_schedules():
+    return {"faulty": lambda step, total_steps, config: run("schedules.__call__", lambda: 1 - step / total_steps)}
+
+@hookimpl
 def gpt2demo_exporters():
     return {"faulty": FaultyExporter}
 
@@ -185,6 +189,7 @@ def use(tmp_path: Path, tiny_checkpoint: Path) -> Callable[[str], None]:
         "samplers": draw,
         "tokenizers": lambda: tokenize(tmp_path / "tokenizer"),
         "optimizers": optimize,
+        "schedules": lambda: plugins.schedule_factor("faulty", 3, 10, TrainConfig(steps=10)),
         "exporters": lambda: export_model(tiny_checkpoint, "faulty", tmp_path / "export", report=lambda line: None),
         "datasets": lambda: plugins.documents("faulty"),
     }
@@ -219,6 +224,7 @@ CALLS = [
     ),
     *("tokenizers.train", "tokenizers.save", "tokenizers.load", "tokenizers.encode", "tokenizers.encode_array"),
     *("tokenizers.decode", "tokenizers.vocab_size", "optimizers.the factory", "optimizers.step", "optimizers.state_dict"),
+    "schedules.__call__",
 ]
 
 
@@ -249,6 +255,7 @@ RESULTS = {
     "tokenizers.vocab_size": [None, "256", 256.0, np.int64(256), 0, True],
     "optimizers.the factory": [None, "adam", object],
     "optimizers.state_dict": [None, "text", {}, {"state": {0: {"x": {1}}}, "param_groups": []}],
+    "schedules.__call__": [None, "1", [1.0], True, float("nan"), float("inf"), -0.5, torch.ones(())],
 }
 
 
@@ -267,7 +274,7 @@ def test_a_wrong_result_names_package_part_hook_and_call(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["samplers", "tokenizers", "optimizers", "exporters", "datasets"])
+@pytest.mark.parametrize("kind", ["samplers", "tokenizers", "optimizers", "schedules", "exporters", "datasets"])
 def test_a_plugin_without_faults_works(faults: dict[str, Any], use: Callable[[str], None], kind: str) -> None:
     use(kind)
 
@@ -340,9 +347,9 @@ def test_a_training_continues_without_a_failed_event_hook(faults: dict[str, Any]
     assert type(events[-1]).__name__ == "Ended"
 
 
-@pytest.mark.parametrize("option", ["--tokenizer", "--optimizer"])
+@pytest.mark.parametrize("option", ["--tokenizer", "--optimizer", "--schedule"])
 def test_a_training_with_a_faulty_plugin_is_one_line(faults: dict[str, Any], invoke: Cli, text_file: Path, option: str) -> None:
-    faults["tokenizers.encode_array"] = faults["optimizers.step"] = fail(ValueError("oops"))
+    faults["tokenizers.encode_array"] = faults["optimizers.step"] = faults["schedules.__call__"] = fail(ValueError("oops"))
     options = [word for word in SMALL_OPTIONS if not word.startswith(option)]
     done = invoke("train", text_file, *options, "--run", "mine", option, "faulty")
     assert_one_line_error(done, 1, f"{option[2:]} 'faulty' (gpt2demo-faulty 1.5", "ValueError: oops")
