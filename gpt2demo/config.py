@@ -139,6 +139,10 @@ class TrainConfig(Config):
     device: DeviceName = Field("auto", description="device to train on")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="dtype of the training arithmetic")
     compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile; auto: on NVIDIA GPUs")
+    tf32: bool = Field(False, description="TF32 for fp32 matrix products on NVIDIA GPUs: faster, with a 10-bit mantissa")
+    checkpoint_activations: bool = Field(
+        False, description="recompute each layer in the backward pass: much less memory, a quarter more time, the same result"
+    )
     nproc: int = Field(1, ge=1, le=1024, description="processes on this machine, each with a GPU of its own")
     shard: bool = Field(False, description="split the model over the processes (FSDP2), if it does not fit on one device")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads (default: torch's choice)")

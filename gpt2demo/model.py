@@ -20,9 +20,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gpt2demo.config import ModelConfig
-from gpt2demo.layers import Dropout, Linear, linear
+from gpt2demo.layers import Dropout, Linear, drop, linear
 
 
 class Cache(Protocol):
@@ -97,7 +98,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """
     if torch.is_grad_enabled() and query.device.type == "cpu":
         # On a CPU, plain operators train a third faster in bf16: the fused kernel's backward pass is slow.
-        return F.dropout(attention_weights(query, key, mask), dropout) @ value
+        return drop(attention_weights(query, key, mask), dropout) @ value
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=mask is None and query.shape[2] > 1)
 
 
@@ -139,11 +140,16 @@ class GPT2(nn.Module):
 
     Args:
         config: its shape.
+
+    Attributes:
+        checkpoint_activations: while training, store the input of each layer instead of its activations, and compute these again
+            in the backward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016). The gradients are the same.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the output head
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = Dropout(config.dropout)
@@ -203,8 +209,9 @@ class GPT2(nn.Module):
         if mask is None and past and T > 1:  # `attend` is causal by itself only if T is 1 or S
             mask = causal_mask(T, past, ids.device).to(self.wte.weight.dtype)
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C), the residual stream
+        recompute = self.checkpoint_activations and self.training and cache is None
         for block in self.h:
-            x = block(x, mask, cache)
+            x = checkpoint(block, x, mask, use_reentrant=False) if recompute else block(x, mask, cache)
         if cache is not None:
             cache.advance(T)
         x = self.ln_f(x[:, -1:] if last_only else x)

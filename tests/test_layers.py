@@ -1,12 +1,15 @@
-"""Linear and Dropout: the same results as PyTorch's modules, on every path."""
+"""Linear and Dropout: the results of PyTorch's modules on every path, up to the choice of what is dropped."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt2demo.layers import MIN_ELEMENTS_PER_THREAD, Dropout, Linear, linear
+from gpt2demo import layers
+from gpt2demo.layers import MIN_ELEMENTS_PER_THREAD, Dropout, Linear, drop, linear
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -66,12 +69,47 @@ def test_a_quantized_weight_is_left_to_its_own_operators(threads: int) -> None:
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize("training", [True, False])
-def test_dropout_equals_pytorchs(p: float, training: bool) -> None:
+def test_dropout_equals_pytorchs_where_that_is_fast(p: float, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", True)
     x = torch.randn(50, 50)
     torch.manual_seed(0)
     expected = torch.nn.Dropout(p).train(training)(x)
     torch.manual_seed(0)
     assert torch.equal(Dropout(p).train(training)(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.75])
+def test_drop_keeps_the_mean_and_its_gradient_is_the_mask(p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of elements is odd: not a multiple of the four that share a draw."""
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", False)
+    torch.manual_seed(0)
+    x = torch.ones(401, 501, dtype=dtype, requires_grad=True)
+    y = drop(x, p)
+    y.sum().backward()
+    dropped = (y == 0).double().mean().item()
+    deviation = math.sqrt(p * (1 - p) / x.numel())
+    assert dropped == pytest.approx(p, abs=4 * deviation)
+    assert y.unique().tolist() == [0, pytest.approx(1 / (1 - p), rel=1e-2)]
+    assert y.detach().double().mean().item() == pytest.approx(1, abs=4 * deviation / (1 - p) + torch.finfo(dtype).eps)
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_each_draw_of_drop_is_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbors share a draw of 64 bits, but are dropped independently; the same seed drops the same elements."""
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", False)
+    x = torch.ones(4, 100_000)
+    torch.manual_seed(0)
+    first, second = drop(x, 0.5), drop(x, 0.5)
+    torch.manual_seed(0)
+    assert torch.equal(drop(x, 0.5), first)
+    correlations = torch.corrcoef(torch.stack([first.view(-1)[number::4] for number in range(4)] + [second.view(-1)[::4]]))
+    assert (correlations - torch.eye(5)).abs().max() < 0.015
+
+
+def test_drop_of_almost_everything_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", False)
+    assert drop(torch.ones(100), 0.9999999).isfinite().all()
 
 
 @pytest.mark.parametrize(("matrices", "cut"), [(1, False), (2, True), (3, True)])

@@ -9,6 +9,7 @@ import torch
 from samples import SHAPE
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from gpt2demo import layers
 from gpt2demo.config import PRESETS, ModelConfig
 from gpt2demo.engines.cache import KeyValueCache
 from gpt2demo.metrics import token_losses
@@ -135,6 +136,50 @@ def test_gradients_equal_those_of_transformers(model: GPT2) -> None:
     )
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpointed_activations_give_the_same_gradients_with_less_memory(dropout: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = GPT2(SHAPE.with_changes(dropout=dropout, n_layer=4)).train()
+    (loss, saved), gradients = backward(model, dtype), [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    model.checkpoint_activations = True
+    loss_again, saved_again = backward(model, dtype)
+    assert torch.equal(loss, loss_again)
+    assert all(torch.equal(parameter.grad, before) for parameter, before in zip(model.parameters(), gradients, strict=True))
+    assert saved_again < saved / 4
+
+
+def backward(model: GPT2, dtype: torch.dtype) -> tuple[torch.Tensor, int]:
+    """Compute the gradients of a loss; return the loss, and the bytes of the tensors that the forward pass kept for them."""
+    sizes: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    torch.manual_seed(1)
+    arithmetic = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    with arithmetic, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = token_losses(model, ids(8, SHAPE.n_positions + 1)).mean()
+    loss.backward()
+    inputs = 4 * 8 * SHAPE.n_positions * SHAPE.n_embd * model.config.n_layer  # of the layers, which checkpointing keeps
+    return loss.detach(), sum(sizes.values()) + inputs
+
+
+def test_a_cache_and_evaluation_do_not_checkpoint(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2demo.model.checkpoint", None)
+    model.checkpoint_activations = True
+    model(ids(1, 5))
+    with torch.no_grad():
+        model.train()(ids(1, 5), KeyValueCache(SHAPE, 1, model.wte.weight))
+    with pytest.raises(TypeError):
+        model(ids(1, 5))
+
+
 def test_attention_weights_are_a_causal_distribution() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 6, 8).double()
@@ -161,10 +206,13 @@ def test_both_attention_paths_give_the_same_result(mask: torch.Tensor | None) ->
     torch.testing.assert_close(attend(query, key, value, mask), fused, atol=1e-6, rtol=1e-5)
 
 
-def test_a_training_forward_with_its_loss_is_one_compiled_graph() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_training_forward_with_its_loss_is_one_compiled_graph(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """`fullgraph` raises at the first operation that torch.compile cannot trace."""
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", True)  # a compiled graph has PyTorch's dropout on every CPU
     torch.manual_seed(0)
     model = GPT2(SHAPE.with_changes(dropout=0.1)).train()
+    model.checkpoint_activations = recompute
     windows = ids(2, SHAPE.n_positions + 1)
     compiled = torch.compile(lambda batch: token_losses(model, batch).mean(), fullgraph=True, backend="eager")
     torch.manual_seed(1)

@@ -70,6 +70,8 @@ class Training:
         keep_freed_memory()
         self.device = group.device(torch_device(self.config.device))
         self.dtype = training_dtype(self.config.dtype, self.device)
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = "tf32" if self.config.tf32 else "ieee"
         self.tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
             both = f"the tokenizer has {self.tokenizer.vocab_size} ids, the model {self.model_config.vocab_size}"
@@ -111,6 +113,7 @@ class Training:
             torch.manual_seed(self.config.seed)
             model = GPT2(self.model_config)
         freeze(model, self.config.freeze_layers)
+        model.checkpoint_activations = self.config.checkpoint_activations
         return model
 
     def _newest(self) -> Checkpoint | None:
@@ -315,8 +318,8 @@ class Training:
             self.save_now()
 
     def save_without_others(self) -> None:
-        """Write a checkpoint unless this step has one, when other processes have ended."""
-        if not self.layout.lost_with_a_process:
+        """Write a checkpoint unless this step has one, when other processes have ended or do not answer."""
+        if self.group.leader and not self.layout.lost_with_a_process:
             self.save_if_new()
 
     def save_now(self) -> Saved:
