@@ -45,7 +45,7 @@ from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
 from gpt2demo.terminal import console, exit_on_signal, one_line, print_message, print_warning
-from gpt2demo.training.launch import is_first, launched_here
+from gpt2demo.training.launch import is_first, launched_here, leave
 
 if TYPE_CHECKING:
     from gpt2demo.events import Event
@@ -393,6 +393,9 @@ def data(
         list[str] | None, typer.Option(help="tokenizer to measure with, NAME or NAME:key=value,…; may be repeated; default: all")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="write the documents to a new .jsonl or .jsonl.gz file")] = None,
+    clean_cache: Annotated[
+        bool, typer.Option("--clean-cache", help="remove prepared texts that no run uses, see docs/data.md")
+    ] = False,
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -402,7 +405,12 @@ def data(
     from gpt2demo.plugins import documents
 
     prepare = tokenizer or output or given(settings)
-    if not text and not prepare:
+    if clean_cache:
+        from gpt2demo.training.stores import clean_stores
+
+        cleaned = clean_stores()
+        print_result(f"removed {cleaned.stores} stores, {cleaned.bytes:,} bytes")
+    elif not text and not prepare:
         print_list(preparation.list_datasets(), as_json)
     elif not prepare and (dataset := preparation.dataset_spec(text or [])):
         print_documents(documents(dataset), as_json)
@@ -452,4 +460,4 @@ def main() -> None:
     except BaseException as error:  # a panic of a Rust library is not an Exception
         if debug:
             raise
-        sys.exit(exit_code(error))
+        leave(exit_code(error))

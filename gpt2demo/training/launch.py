@@ -14,7 +14,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt2demo.errors import CheckpointError, Error, ProcessError, Terminated, TrainingError, UserError
 from gpt2demo.runs.folder import Run
@@ -46,8 +46,9 @@ def launch(run: Run, processes: int, **changes: Any) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its reports; the cause is raised here
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection would be a warning of many lines
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "25")  # seconds between a signal and SIGKILL
     with tempfile.TemporaryDirectory(prefix=LAUNCHER) as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -60,6 +61,7 @@ def launch(run: Run, processes: int, **changes: Any) -> None:
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
+        logging.disable()  # the launcher's reports of several lines; the cause is raised here
         try:
             elastic_launch(config, sys.executable)("-m", "gpt2demo", "resume", str(run.path.absolute()), *options(changes))
         except ChildFailedError as error:
@@ -68,11 +70,22 @@ def launch(run: Run, processes: int, **changes: Any) -> None:
             if not run.has_state:  # stopped before the training started
                 remove_folder(run.path)
             raise Terminated(128 + error.sigval) from None
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def launched_here() -> bool:
     """Return whether this process was started by `launch`, which prints its result and its error."""
     return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCHER)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code. A launched one ends at once: torch's cleanup may wait for processes that have ended."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def is_first() -> bool:

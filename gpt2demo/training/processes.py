@@ -70,6 +70,9 @@ class Group:
         """Return the common decision of all processes whether to end: a request of any of them ends all."""
         return request
 
+    def rescue(self, action: Callable[[], object]) -> None:
+        """Have the leader run an action if a signal has to end it while it waits for another process."""
+
     def lead(self, action: Callable[[], Result]) -> Result:
         """Run an action in the leader and return its result, a JSON value, in all processes. An error ends all of them."""
         return action()
@@ -128,13 +131,19 @@ class Processes(Group):
             self._watchdog.disarm()  # nothing blocks any more, and a checkpoint may take its time
         return decision
 
+    def rescue(self, action: Callable[[], object]) -> None:
+        """Have the leader run an action before the watchdog ends it."""
+        if self.leader:
+            self._watchdog.rescue = action
+
     def lead(self, action: Callable[[], Result]) -> Result:
         """Run an action in the leader; the others wait for its result as long as it takes."""
         self._actions += 1
         key = f"action {self._actions}"
         if self.leader:
             result = action()
-            self._store.set(key, json.dumps(result))
+            with suppress(RuntimeError):  # the others have ended, or the store with its launcher
+                self._store.set(key, json.dumps(result))
             return result
         answer: Result = json.loads(self._wait(key))
         return answer

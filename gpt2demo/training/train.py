@@ -112,6 +112,7 @@ def train_run(run: Run, stop: StopRequest = lambda: None, group: Group | None = 
         if changes:
             run.write_info(info)
         run.write_state(training.state("running"))
+        group.rescue(training.save_without_others)
         try:
             yield from training.events(stop)
             run.write_state(training.state(training.status))
@@ -120,7 +121,7 @@ def train_run(run: Run, stop: StopRequest = lambda: None, group: Group | None = 
             run.write_state(training.state("interrupted"))
             raise
         except BaseException as error:
-            if isinstance(error, ProcessError) and group.leader:
+            if isinstance(error, ProcessError):
                 with suppress(Error):
                     training.save_without_others()
             with suppress(CheckpointError):  # full disk: `Run.state` corrects the status once this process ends

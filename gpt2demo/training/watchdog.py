@@ -8,8 +8,10 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
-GRACE = 20.0  # seconds between a signal and the end of a process that does not react; launchers wait 30 before they kill
+GRACE = 15.0  # seconds between a signal and the end of a process that does not react; launchers kill it after 25 or 30
 INTERVAL = 1.0  # seconds between looks at the launcher
 FATAL = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
@@ -20,9 +22,13 @@ class Watchdog:
     Python runs signal handlers between two instructions of the main thread. A process that waits for another one inside torch
     never gets there; the thread ends it `GRACE` seconds after a signal. It sends SIGTERM to its process when the launcher is
     gone: the training then ends with a checkpoint, as after any SIGTERM.
+
+    Attributes:
+        rescue: called before the thread ends the process, while the main thread waits for another process.
     """
 
     def __init__(self) -> None:
+        self.rescue: Callable[[], object] = lambda: None
         self._launcher = os.getppid()
         self._deadline: float | None = None
         self._received = 0
@@ -52,6 +58,8 @@ class Watchdog:
                     return
                 self._note(numbers)
             if self._armed and self._deadline and time.monotonic() > self._deadline:
+                with suppress(Exception):
+                    self.rescue()
                 os._exit(128 + self._received)
             if os.getppid() != self._launcher:
                 self._launcher = os.getppid()
