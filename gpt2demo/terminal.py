@@ -10,13 +10,13 @@ from rich.console import Console
 
 from gpt2demo.errors import Interrupted, Terminated
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def print_message(text: str) -> None:
-    """Print a message on stderr, without interpreting markup."""
-    console.print(text, markup=False)
+    """Print a message on stderr exactly as it is: it may quote names and texts of the user."""
+    console.print(printable(text), markup=False)
 
 
 def print_warning(text: str) -> None:

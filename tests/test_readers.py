@@ -20,7 +20,6 @@ FUNCTIONS = {"open", "safe_open", "load_file", "InferenceSession", "ParquetFile"
 LOADERS = {"load", "fromfile", "memmap", "mmap", "from_file", "from_pretrained"}
 MODULES = {"np", "numpy", "json", "torch", "onnx", "mmap", "Tokenizer"}
 ALLOWED = {
-    "storage.py": "the bounded readers",
     "testing": "reads files that the contract's tests have just written",
     "bench": "reads files and pipes of its own processes",
     "export/onnx/run.py": "a script for exported folders, which depends on onnxruntime alone",
@@ -28,7 +27,6 @@ ALLOWED = {
     "data/sources.py: open_source": "opens regular files alone; texts of any size are read in parts",
     "data/formats.py: _read_parquet": "reads a file opened by `open_source`",
     "engines/exported.py: _check_references": "maps a regular file: its checksum has been compared",
-    "engines/session.py: open_session": "opens a graph whose checksum has been compared",
     "engines/session.py: cpu_threads": "reads a file of the kernel",
     "export/onnx": "reads files that the export has just written",
     "runs/weights.py: open_tensors": "maps a regular file, whose size is compared with the memory",

@@ -30,7 +30,7 @@ SAMPLE_LENGTH = 300  # characters
 @contextmanager
 def show_progress() -> Iterator[None]:
     """Display tasks inside the block: a bar with rate and remaining time on a terminal, an occasional line elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
     with bars, progress.use_display(partial(_bar, bars) if console.is_terminal else _lines):
         yield
@@ -102,7 +102,7 @@ class _TrainingDisplay:
                 self._print(f"{event.status} after step {event.step}{f': {event.reason}' if event.reason else ''}")
 
     def _print(self, text: str) -> None:
-        self._bar.console.print(text, markup=False)
+        self._bar.console.print(printable(text), markup=False)
 
     def _start(self, event: Started) -> None:
         self._bar.update(self._task, total=event.total_steps, completed=event.step)

@@ -20,6 +20,7 @@ def exit_code(error: BaseException) -> int:
     """Print an exception as one line on stderr and return the exit code."""
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         error = error.__cause__  # Typer takes it for Ctrl-D at a prompt
+    error.__traceback__ = error.__context__ = error.__cause__ = None  # they may hold all of the memory, some of which is needed now
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
     if isinstance(error, BrokenPipeError):  # the reader of stdout has closed it

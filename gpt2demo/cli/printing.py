@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2demo.hookspecs import PROJECT
-from gpt2demo.terminal import print_message, print_warning, printable
+from gpt2demo.terminal import one_line, print_message, print_warning, printable
 
 if TYPE_CHECKING:
     from gpt2demo.config import GenerateConfig
@@ -141,7 +141,7 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(file=stdout(), width=None if stdout().isatty() else 240).print(table, markup=False)
+    Console(file=stdout(), markup=False, emoji=False, width=None if stdout().isatty() else 240).print(table)
 
 
 def print_documents(documents: list[str], as_json: bool) -> None:
@@ -170,4 +170,4 @@ def _cell(value: Any) -> str:
         return "; ".join(
             f"{key.removeprefix(PROJECT + '_')}: {', '.join(names)}" if names else key for key, names in value.items()
         )
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else printable(one_line(str(value)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from samples import Cli
 
 from gpt2demo.runs.folder import Run
@@ -48,3 +49,19 @@ def test_global_options_are_accepted_before_and_after_the_command(invoke: Cli, r
 def test_an_example_dataset_can_be_printed(invoke: Cli) -> None:
     assert invoke("data", "tales:stories=3,seed=5").stdout.count("\n") == 3
     assert len(json.loads(invoke("data", "tales:stories=3,seed=5", "--json").stdout)) == 3
+
+
+@pytest.mark.parametrize("name", ["[red]x.txt", "[@click=a]x.txt", ":smile:.txt", "\x1b[2J.txt", "a\nb.txt"])
+def test_names_are_listed_exactly_as_they_are_without_control_characters(invoke: Cli, run_copy: Run, name: str) -> None:
+    run_copy.write_info({**run_copy.info(), "data": [{"path": name}]})
+    shown = name.replace("\x1b", "\N{REPLACEMENT CHARACTER}").replace("\n", " ")
+    assert shown in invoke("runs").stdout
+    (run,) = json.loads(invoke("runs", "--json").stdout)
+    assert run["data"] == name
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]x[/red]", ":smile:", "\x1b[2J"])
+def test_messages_quote_names_exactly_as_they_are_without_control_characters(invoke: Cli, name: str) -> None:
+    done = invoke("generate", name)
+    assert name.replace("\x1b", "\\x1b") in done.stderr
+    assert "\x1b" not in done.stderr
