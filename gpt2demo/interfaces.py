@@ -57,7 +57,8 @@ class Tokenizer(Decoder, Protocol):
     """Conversion between text and ids.
 
     A class with an equivalent Hugging Face `tokenizer.json` also implements `HasTokenizerJson`; exported folders then
-    include that file. A class that can encode into an array also implements `HasEncodeArray`.
+    include that file. A class that can encode into an array also implements `HasEncodeArray`, and one that can encode a text in
+    parts `HasCut`. A class whose training must see the whole text, not a sample, sets `needs_whole_text = True`.
 
     Attributes:
         lossless: whether `decode(encode(text)) == text` for every text that `encode` accepts.
@@ -115,6 +116,18 @@ class HasEncodeArray(Protocol):
 
     def encode_array(self, text: str) -> npt.NDArray[np.integer[Any]]:
         """Return the ids of `encode` as an integer array (n,). Raises the same errors as `encode`."""
+        ...
+
+
+@runtime_checkable
+class HasCut(Protocol):
+    """A tokenizer that can encode a text in parts, in several threads at the same time. Large texts are encoded faster."""
+
+    def cut(self, text: str, start: int) -> int | None:
+        """Return the first index from `start` on where the text can be cut, or None.
+
+        The ids of the two parts, concatenated, are the ids of the text, whatever follows the text. `0 < start < len(text)`.
+        """
         ...
 
 
@@ -210,6 +223,15 @@ class Engine(Protocol):
 
         Raises the same errors as `feed`.
         """
+        ...
+
+
+@runtime_checkable
+class TensorEngine(Protocol):
+    """An engine that can leave the logits on its GPU, where the samplers then run."""
+
+    def feed_tensor(self, ids: npt.NDArray[np.int64], padding: npt.NDArray[np.int64] | None = None) -> torch.Tensor:
+        """Do the same as `Engine.feed`, and return the logits (B, V) float32 on the engine's device."""
         ...
 
 

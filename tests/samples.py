@@ -14,8 +14,8 @@ import tokenizers
 import torch
 
 import gpt2demo
-from gpt2demo.config import ModelConfig
-from gpt2demo.data.sources import read_file
+from gpt2demo.config import DataConfig, ModelConfig
+from gpt2demo.data.corpus import load_corpus
 from gpt2demo.errors import DataError
 from gpt2demo.events import Event, Step
 from gpt2demo.model import GPT2
@@ -87,10 +87,16 @@ def reference_tokenizer(stored: dict[str, Any]) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps({**stored, "added_tokens": []}))
 
 
-def read_error(path: object, **options: str) -> str:
+def read_texts(*paths: object, **settings: Any) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the documents of files, and their sources; the settings are fields of `DataConfig`."""
+    corpus = load_corpus([str(path) for path in paths], config=DataConfig.create(**settings))
+    return list(corpus.documents), corpus.survey().sources.as_list("")
+
+
+def read_error(path: object, **settings: Any) -> str:
     """Read a file that is refused, and return the message: one line that starts with the path."""
     with pytest.raises(DataError) as error:
-        read_file(str(path), **options)
+        read_texts(path, **settings)
     message = str(error.value)
     assert message.startswith(str(path))
     assert "\n" not in message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
@@ -40,9 +40,9 @@ def stdout() -> TextIO:
     return _results or sys.stdout
 
 
-def print_result(*values: object, end: str = "\n", flush: bool = False) -> None:
+def print_result(*values: object, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
     """Print a result on stdout."""
-    print(*values, end=end, flush=flush, file=stdout())
+    print(*values, sep=sep, end=end, flush=flush, file=stdout())
 
 
 def print_texts(model: Model, prompts: Sequence[str], config: GenerateConfig, *, as_json: bool) -> None:
@@ -144,10 +144,10 @@ def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
     Console(file=stdout(), markup=False, emoji=False, width=None if stdout().isatty() else 240).print(table)
 
 
-def print_documents(documents: list[str], as_json: bool) -> None:
+def print_documents(documents: Iterable[str], as_json: bool) -> None:
     """Print documents one after another, or as a JSON list."""
     if as_json:
-        print_result(json.dumps(documents))
+        print_result(json.dumps(list(documents)))
         return
     for document in documents:
         print_result(document, end="" if document.endswith("\n") else "\n")

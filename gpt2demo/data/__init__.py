@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gpt2demo.data.compare import compare_tokenizers
-from gpt2demo.data.corpus import Corpus, load_corpus, prepare_corpus
+from gpt2demo.data.corpus import Corpus, load_corpus
+from gpt2demo.data.preparation import prepare_corpus
 from gpt2demo.data.sources import Source
 from gpt2demo.data.tales import Tales
 from gpt2demo.data.windows import Windows

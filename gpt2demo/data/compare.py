@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpt2demo import plugins
 from gpt2demo.config import parse_spec
-from gpt2demo.data.tokens import encode, train_tokenizer
+from gpt2demo.data.encoding import encode, train_tokenizer
 from gpt2demo.errors import PluginError, SettingError, message
 
 
@@ -58,7 +58,7 @@ def measure_tokenizer(documents: Sequence[str], spec: str) -> TokenizerStats:
     """Train one tokenizer and encode the documents. Raises as `compare_tokenizers` does, and any error of the tokenizer."""
     start = time.perf_counter()
     name, options = parse_spec(spec)
-    tokenizer = train_tokenizer(name, documents, options)
+    tokenizer = train_tokenizer(name, documents, options, sum(map(len, documents)))
     trained = time.perf_counter()
     ids, size = encode(documents, tokenizer)
     seconds = (round(trained - start, 3), round(time.perf_counter() - trained, 3))

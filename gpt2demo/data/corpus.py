@@ -1,179 +1,245 @@
-"""Load a corpus, clean it, and write it as .jsonl.
+"""A text as a stream of documents: read from its sources, and cleaned, in bounded memory.
 
 `gpt2demo data`, `gpt2demo train` and `gpt2demo eval` get their documents here.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
 
-from gpt2demo import plugins
 from gpt2demo.config import DataConfig
-from gpt2demo.data.compare import compare_tokenizers
-from gpt2demo.data.sources import Source, read_files
-from gpt2demo.data.tokens import ensure_newlines
-from gpt2demo.errors import DataError, SettingError
-from gpt2demo.storage import new_file, safe_check
+from gpt2demo.data.cleaning import (
+    DocumentHash,
+    FirstOccurrences,
+    first_documents,
+    first_lines,
+    normalized,
+    only_first_documents,
+    only_first_lines,
+)
+from gpt2demo.data.formats import Piece
+from gpt2demo.data.generated import DATASET, generate, is_generated
+from gpt2demo.data.sample import SAMPLE, Sample
+from gpt2demo.data.sources import Content, Source, fetch, find_all, is_url, read_source
+from gpt2demo.errors import DataError
+from gpt2demo.progress import task
+from gpt2demo.storage import safe_check
 
-OUTPUT_SUFFIXES = (".jsonl", ".jsonl.gz")
-UNICODE_FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
+LISTED = 1000  # files that run.json lists: it is read on every access to the run
+
+
+def _ignore(value: object) -> None:
+    pass
+
+
+class Sources:
+    """The sources of a text, recorded as they are read. They are kept in a temporary file: there may be a million."""
+
+    def __init__(self) -> None:
+        self._lines: IO[bytes] = cast("IO[bytes]", SpooledTemporaryFile(2**22))  # noqa: SIM115  # closed with self
+        weakref.finalize(self, self._lines.close)
+        self._digest = hashlib.sha256()
+        self.count = 0
+        self.documents = 0
+        self.bytes = 0
+
+    def add(self, source: Source) -> None:
+        """Record the next source."""
+        self._lines.write(json.dumps(asdict(source), ensure_ascii=False).encode() + b"\n")
+        self._digest.update(f"{source.sha256} {''.join(Path(source.path).suffixes[-2:]).lower()}\n".encode())
+        self.count += 1
+        self.documents += source.documents
+        self.bytes += source.bytes
+
+    @property
+    def digest(self) -> str:
+        """Checksum of the sources' contents and formats, in order. It does not depend on where they lie."""
+        return self._digest.hexdigest()
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each source as a line of JSON."""
+        self._lines.seek(0)
+        yield from self._lines
+
+    def as_list(self, name: str) -> list[dict[str, Any]]:
+        """Return the sources, or of more than LISTED a single entry of all together, which has this name."""
+        if self.count <= LISTED:
+            return [json.loads(line) for line in self.lines()]
+        return [{"path": name, "bytes": self.bytes, "sha256": self.digest, "documents": self.documents, "files": self.count}]
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Documents with their sources, and how many duplicates cleaning removed."""
+class Long:
+    """What is needed of a document of several pieces before its first one is encoded: its size and its `text_hash`."""
 
-    documents: list[str]
-    sources: list[Source]
+    characters: int
+    hash: int
+
+
+@dataclass
+class Survey:
+    """What one pass over a text finds.
+
+    Attributes:
+        sources: where the text was read from.
+        sample: for training a tokenizer.
+        documents, characters, bytes: size of the cleaned text, in UTF-8.
+        removed_documents, removed_lines: duplicates that cleaning removed.
+        long: the documents of more than one piece, by number.
+    """
+
+    sources: Sources
+    sample: Sample
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
     removed_documents: int = 0
     removed_lines: int = 0
+    long: dict[int, Long] = field(default_factory=dict)
+    _current: DocumentHash | None = None  # of a document with more than one piece
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return counts of documents, UTF-8 bytes, characters and removals, and the sources, for JSON."""
-        return {
-            "documents": len(self.documents),
-            "bytes": sum(len(document.encode()) for document in self.documents),
-            "characters": sum(map(len, self.documents)),
-            "removed_documents": self.removed_documents,
-            "removed_lines": self.removed_lines,
-            "sources": [asdict(source) for source in self.sources],
-        }
+    def add(self, piece: Piece) -> None:
+        """Count the next piece, and offer it to the sample."""
+        text, last = piece
+        self.sample.add(piece)
+        self.characters += len(text)
+        self.bytes += len(text) if text.isascii() else len(text.encode())
+        if self._current or not last:
+            self._current = self._current or DocumentHash()
+            self._current.add(text)
+        if last:
+            if self._current:
+                self.long[self.documents] = Long(self._current.characters, self._current.value())
+            self.documents += 1
+            self._current = None
+
+    def counts(self) -> dict[str, int]:
+        """Return the size of the text and the removals, for JSON."""
+        names = ("documents", "bytes", "characters", "removed_documents", "removed_lines")
+        return {name: getattr(self, name) for name in names}
 
 
-def prepare_corpus(
-    paths: Sequence[str | Path], tokenizers: Sequence[str] = (), output: Path | None = None, **settings: Any
-) -> dict[str, Any]:
-    """Load a corpus, compare tokenizers on it, and optionally write it: the command `gpt2demo data`.
+class Corpus:
+    """Documents that are read from their sources, and cleaned, each time they are iterated over.
+
+    Downloads and datasets are loaded when they are needed, and kept in temporary files as long as the object exists.
 
     Args:
-        paths: files, folders, globs and URLs; or one example dataset, NAME or NAME:key=value,…
-        tokenizers: tokenizers as in `compare_tokenizers`.
-        output: a new .jsonl or .jsonl.gz file.
-        settings: fields of `DataConfig`.
-
-    Returns:
-        `Corpus.as_dict` with `output` and `tokenizers`, the rows of `compare_tokenizers`.
-
-    Raises:
-        UserError: a path or setting cannot be used; nothing is written.
-        CheckpointError: the output cannot be written.
+        paths: files and URLs; or one dataset as in `generated.generate`.
+        config: how to read and clean.
     """
-    config = DataConfig.create(**settings)
-    if not paths:
-        raise DataError("no text to read; pass files, folders, globs, URLs or an example dataset")
-    if output:
-        check_output(output)
-    dataset = dataset_spec(paths)
-    corpus = load_corpus([] if dataset else paths, dataset, config)
-    rows = [asdict(stats) for stats in compare_tokenizers(corpus.documents, tokenizers)]
-    if output:
-        write_jsonl(corpus.documents, output)
-    return {**corpus.as_dict(), "output": output and str(output), "tokenizers": rows}
 
+    def __init__(self, paths: Sequence[str], config: DataConfig) -> None:
+        self.paths = paths
+        self.config = config
+        self._loaded: dict[str, Content] | None = None
+        self._duplicates: FirstOccurrences | None = None
 
-def list_datasets() -> list[dict[str, str]]:
-    """Return name and summary of each example dataset."""
-    return [{"name": name, "summary": cls.summary} for name, cls in plugins.datasets().items()]
+    @property
+    def _contents(self) -> dict[str, Content]:
+        """The sources that are no files."""
+        if self._loaded is None:
+            self._loaded = {}
+            checksums = iter(self.config.sha256)
+            for path in self.paths:
+                if is_generated(path):
+                    self._keep(path, generate(path, self.config.field))
+                elif is_url(path):
+                    self._keep(path, fetch(path, next(checksums, None)))
+        return self._loaded
 
+    def _keep(self, path: str, content: Content) -> None:
+        weakref.finalize(self, content.file.close)
+        self._contents[path] = content
 
-def dataset_spec(paths: Sequence[str | Path]) -> str | None:
-    """Return the only path if it names an example dataset, else None; `./NAME` names a file of the same name."""
-    known = len(paths) == 1 and str(paths[0]).partition(":")[0] in plugins.datasets()
-    return str(paths[0]) if known else None
+    @property
+    def numbered(self) -> bool:
+        """True for an example dataset, whose documents are known by their number."""
+        return self.paths[0].startswith(DATASET)
+
+    @property
+    def documents(self) -> Iterator[str]:
+        """The cleaned documents, each as a whole."""
+        held: list[str] = []
+        for text, last in self.pieces():
+            held.append(text)
+            if last:
+                yield "".join(held)
+                held = []
+
+    def pieces(self, advance: Callable[[int], None] = _ignore, record: Callable[[Source], None] = _ignore) -> Iterator[Piece]:
+        """Return an iterator over the cleaned documents, in pieces.
+
+        Args:
+            advance: called with the number of bytes that were read since the last call.
+            record: called with each source after it was read.
+
+        Raises:
+            DataError: as `sources.read_source` does.
+        """
+        raw = self._read(advance, record)
+        if self.config.unique == "none":
+            return raw
+        found = self._find_duplicates()
+        return only_first_documents(raw, found) if self.config.unique == "documents" else only_first_lines(raw, found)
+
+    def _find_duplicates(self) -> FirstOccurrences:
+        if self._duplicates is None:
+            find = first_documents if self.config.unique == "documents" else first_lines
+            with task("finding duplicates", self.stored_bytes) as advance:
+                self._duplicates = find(self._read(advance))
+        return self._duplicates
+
+    def _read(self, advance: Callable[[int], None], record: Callable[[Source], None] = _ignore) -> Iterator[Piece]:
+        return normalized(self._read_sources(advance, record), self.config.normalize)
+
+    def _read_sources(self, advance: Callable[[int], None], record: Callable[[Source], None]) -> Iterator[Piece]:
+        for path in self.paths:
+            record((yield from read_source(path, self._contents.get(path), self.config.field, advance)))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all sources as stored; a file that cannot be found counts nothing."""
+        contents = sum(content.bytes for content in self._contents.values())
+        files = (Path(path) for path in self.paths if path not in self._contents)
+        return contents + sum(path.stat().st_size for path in files if safe_check(path.is_file))
+
+    def survey(self, sample: int = SAMPLE, seed: int = 0) -> Survey:
+        """Read the text once and return what is found.
+
+        Args:
+            sample: size of the sample in characters.
+            seed: random seed of the sample.
+        """
+        survey = Survey(Sources(), Sample(sample, seed))
+        removed = self._find_duplicates().repeated if self.config.unique != "none" else 0
+        with task("reading the text", self.stored_bytes) as advance:
+            for piece in self.pieces(advance, survey.sources.add):
+                survey.add(piece)
+        survey.removed_documents = survey.sources.documents - survey.documents
+        survey.removed_lines = removed if self.config.unique == "lines" else 0
+        if not survey.documents:
+            raise DataError(f"{self.paths[0]}: no text is left after cleaning")
+        return survey
 
 
 def load_corpus(paths: Sequence[str | Path] = (), dataset: str | None = None, config: DataConfig | None = None) -> Corpus:
-    """Read files, folders, globs and URLs, or an example dataset, and clean the documents.
+    """Return the text of files, folders, globs, URLs and datasets of the Hugging Face hub, or of an example dataset.
 
     Args:
-        paths: as in `gpt2demo.data.sources.read_files`.
+        paths: as in `gpt2demo.data.sources.find_all`.
         dataset: NAME or NAME:key=value,… to use instead of paths.
         config: how to read and clean.
 
     Raises:
-        DataError, SettingError, PluginError: as `gpt2demo.data.sources.read_files` and `gpt2demo.plugins.create_dataset` do.
+        DataError, SettingError, PluginError: as `gpt2demo.data.sources.find_all` and `gpt2demo.plugins.create_dataset` do.
     """
     config = config or DataConfig()
-    documents, sources = read_dataset(dataset) if dataset else read_files(paths, config)
-    return clean(documents, sources, config)
-
-
-def read_dataset(spec: str) -> tuple[list[str], list[Source]]:
-    """Return the documents of an example dataset and their source."""
-    documents = plugins.documents(spec)
-    digest, size = hashlib.sha256(), 0
-    for document in ensure_newlines(documents):
-        digest.update(document.encode())
-        size += len(document.encode())
-    return documents, [Source(f"dataset:{spec}", size, digest.hexdigest(), len(documents))]
-
-
-def clean(documents: Sequence[str], sources: list[Source], config: DataConfig) -> Corpus:
-    """Normalize documents, then remove duplicate documents, then duplicate lines across all documents.
-
-    The first of several duplicates is kept. Blank lines stay. A document without remaining text is removed.
-    """
-    form = UNICODE_FORMS.get(config.normalize)
-    kept = [unicodedata.normalize(form, document) if form else document for document in documents]
-    removed_lines = 0
-    if config.unique != "none":
-        kept = list(dict.fromkeys(kept))
-    if config.unique == "lines":
-        kept, removed_lines = _unique_lines(kept)
-    return Corpus(kept, sources, len(documents) - len(kept), removed_lines)
-
-
-def _unique_lines(documents: Iterable[str]) -> tuple[list[str], int]:
-    """Remove lines that occurred before, ignoring surrounding whitespace; return the documents and the number of removals."""
-    seen: set[str] = set()
-    kept, removed = [], 0
-
-    def is_new(line: str) -> bool:
-        before = len(seen)
-        seen.add(line.strip())
-        return len(seen) > before or line.isspace()
-
-    for document in documents:
-        lines = list(io.StringIO(document, newline=""))  # split at \n, \r\n and \r only, and keep them
-        new = [line for line in lines if is_new(line)]
-        removed += len(lines) - len(new)
-        if any(map(str.strip, new)):
-            kept.append("".join(new))
-    return kept, removed
-
-
-def check_output(path: Path) -> None:
-    """Check that `write_jsonl` can write to a path.
-
-    Raises:
-        SettingError: the suffix is unsupported, or the file exists.
-    """
-    if not path.name.endswith(OUTPUT_SUFFIXES):
-        raise SettingError(f"output={str(path)!r}: use a file name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
-    if safe_check(path.exists):
-        raise SettingError(f"output={str(path)!r}: file already exists; choose another name, or remove it first")
-
-
-def write_jsonl(documents: Iterable[str], path: Path) -> None:
-    """Write documents as rows `{"text": …}`, atomically; the same documents give the same bytes.
-
-    Raises:
-        SettingError: as `check_output` does.
-        CheckpointError: the file cannot be written.
-    """
-    check_output(path)
-    rows = (json.dumps({"text": document}, ensure_ascii=False).encode() + b"\n" for document in documents)
-    with new_file(path) as file:
-        if path.name.endswith(".gz"):
-            with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as compressed:
-                compressed.writelines(rows)
-        else:
-            file.writelines(rows)
+    return Corpus([f"{DATASET}{dataset}"] if dataset else find_all(paths, config), config)

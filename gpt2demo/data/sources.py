@@ -1,29 +1,34 @@
-"""Find text in files, folders, globs and URLs, and read it; each file is recorded with its size and checksum."""
+"""Find text in files, folders, globs and URLs, and read it as a stream; each file is recorded with its size and checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from io import BufferedIOBase
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, NamedTuple, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from gpt2demo.config import DataConfig
-from gpt2demo.data.formats import CHUNK, LIMIT, SUFFIXES, check_start, read_documents
+from gpt2demo.data.formats import CHUNK, SUFFIXES, Piece, check_start, read_pieces
 from gpt2demo.errors import DataError, SettingError
 from gpt2demo.progress import task
 from gpt2demo.storage import safe_check
 
 TIMEOUT = 30  # seconds without data from a server
+HUB = "hf:"  # before the name of a dataset on the Hugging Face hub
+SPARE = 2**30  # bytes of the disk for temporary files that a download leaves free
 
 
 @dataclass(frozen=True)
@@ -43,67 +48,93 @@ class Source:
     documents: int = 1
 
 
-def read_files(paths: Sequence[str | Path], config: DataConfig | None = None) -> tuple[list[str], list[Source]]:
-    """Read files, folders, globs and URLs.
+class Content(NamedTuple):
+    """Text of a source that is no file, such as a download, in a temporary file.
 
-    Returns:
-        The documents, and a source for each file.
+    Attributes:
+        file: the temporary file.
+        bytes, sha256: as in `Source`.
+        name: file name; its suffix is the format.
+        field: the field of a row with the text; None for the configured one.
+    """
+
+    file: IO[bytes]
+    bytes: int
+    sha256: str
+    name: str
+    field: str | None = None
+
+
+def find_all(paths: Sequence[str | Path], config: DataConfig) -> list[str]:
+    """Return the files and URLs that paths, folders, globs and URLs stand for; `hf:NAME` stays as it is.
+
+    Raises:
+        DataError: as `find_files` does.
+        SettingError: the number of checksums differs from the number of URLs.
+    """
+    files = [file for path in paths for file in find_files(str(path))]
+    urls = sum(map(is_url, files))
+    if config.sha256 and len(config.sha256) != urls:
+        raise SettingError(f"sha256: {len(config.sha256)} given for {urls} URLs; pass one for each URL, in order")
+    return files
+
+
+def fetch(url: str, checksum: str | None) -> Content:
+    """Download a URL.
+
+    Args:
+        url: the URL.
+        checksum: expected SHA-256 of the content; without one, a warning is given.
+
+    Raises:
+        DataError: the download fails, or the checksum differs.
+    """
+    name = file_name(url)
+    file = TemporaryFile()  # noqa: SIM115  # `Corpus` closes it
+    try:
+        download(url, file)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except BaseException:
+        file.close()
+        raise
+    if checksum and digest != checksum.lower():
+        file.close()
+        raise DataError(f"{url}: sha256 is {digest}, expected {checksum}; the file has changed or the download is damaged")
+    if not checksum:
+        warnings.warn(f"{url}: not verified; pass --sha256 {digest} to detect later changes", stacklevel=2)
+    return Content(file, file.tell(), digest, name)
+
+
+def read_source(path: str, content: Content | None, field: str, read: Callable[[int], None]) -> Generator[Piece, None, Source]:
+    """Yield the documents of a source in pieces, and return the source.
+
+    Args:
+        path: a file, or the label of the content.
+        content: the text of a source that is no file.
+        field: field of a row that holds the text.
+        read: called with the number of bytes that were read since the last call.
 
     Raises:
         DataError: a file is missing, not a regular file, empty, binary, damaged, too large or not UTF-8; the message has the
             position.
-        SettingError: the number of checksums differs from the number of URLs.
     """
-    config = config or DataConfig()
-    files = [file for path in paths for file in find_files(str(path))]
-    urls = [file for file in files if is_url(file)]
-    if config.sha256 and len(config.sha256) != len(urls):
-        raise SettingError(f"sha256: {len(config.sha256)} given for {len(urls)} URLs; pass one for each URL, in order")
-    checksums = iter(config.sha256)
-    documents: list[str] = []
-    sources: list[Source] = []
-    with task("reading the text", None) as advance:
-        for file in files:
-            found, source = read_file(file, config.field, next(checksums, None) if is_url(file) else None)
-            documents += found
-            sources.append(source)
-            advance(source.bytes)
-    return documents, sources
-
-
-def read_file(path: str | Path, field: str = "text", checksum: str | None = None) -> tuple[list[str], Source]:
-    """Read one file or URL.
-
-    Args:
-        path: a file or URL.
-        field: field of a .jsonl row, or column of a .parquet file, that holds the text.
-        checksum: expected SHA-256 of the content; a URL without one gives a warning.
-
-    Returns:
-        The documents and their source.
-
-    Raises:
-        DataError: as `read_files` does, or the checksum differs.
-    """
-    path = str(path)
-    name = file_name(path)
-    with open_source(path) as file:
-        if not is_url(path):  # a download is checked against its checksum first
+    documents = done = 0
+    name = content.name if content else file_name(path)
+    with open_source(path, content) as file:
+        if not content:
             check_start(file, name, path)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-        _verify(path, digest, checksum)
+        size, digest = (content.bytes, content.sha256) if content else (0, hashlib.file_digest(file, "sha256").hexdigest())
+        size = size or file.tell()
         file.seek(0)
-        documents = read_documents(file, name, path, field)
+        for piece in read_pieces(file, name, path, (content and content.field) or field):
+            documents += piece.last
+            yield piece
+            position = min(file.tell(), size)
+            read(max(0, position - done))
+            done = max(done, position)
+    read(size - done)
     printable = path.encode(errors="backslashreplace").decode()  # a file name may be invalid UTF-8, run.json may not
-    return documents, Source(printable, size, digest, len(documents))
-
-
-def _verify(path: str, digest: str, expected: str | None) -> None:
-    if expected and digest != expected.lower():
-        raise DataError(f"{path}: sha256 is {digest}, expected {expected}; the file has changed or the download is damaged")
-    if is_url(path) and not expected:
-        warnings.warn(f"{path}: not verified; pass --sha256 {digest} to detect later changes", stacklevel=2)
+    return Source(printable, size, digest, documents)
 
 
 def is_url(path: str) -> bool:
@@ -136,7 +167,7 @@ def find_files(path: str) -> list[str]:
     Raises:
         DataError: no file was found, or a folder cannot be read.
     """
-    if is_url(path):
+    if is_url(path) or path.startswith(HUB):
         return [path]
     if safe_check(Path(path).is_dir):
         return _walk_folder(path)
@@ -175,17 +206,16 @@ def _is_match(path: Path, pattern: str) -> bool:
 
 
 @contextmanager
-def open_source(path: str) -> Iterator[BufferedIOBase]:
-    """Open a file, or download a URL to a temporary file, for reading.
+def open_source(path: str, content: Content | None = None) -> Iterator[BufferedIOBase]:
+    """Open a file, or the content of another source, for reading.
 
     Raises:
         DataError: the file is missing, not a regular file, or cannot be read, also inside the block.
     """
     try:
-        if is_url(path):
-            with tempfile.TemporaryFile() as file:
-                download(path, file)
-                yield file
+        if content:
+            content.file.seek(0)
+            yield cast("BufferedIOBase", content.file)
         else:
             _check_regular(Path(path))
             with Path(path).open("rb") as file:
@@ -206,11 +236,11 @@ def _check_regular(path: Path) -> None:
         raise DataError(f"{path}: not a regular file; pass a file, folder, glob or URL")
 
 
-def download(url: str, file: BufferedIOBase) -> None:
+def download(url: str, file: IO[bytes]) -> None:
     """Download a URL into an empty file and seek to its start.
 
     Raises:
-        DataError: the download fails, is incomplete, or is larger than LIMIT.
+        DataError: the download fails, is incomplete, or would fill the disk.
     """
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "gpt2demo"})
@@ -225,13 +255,15 @@ def download(url: str, file: BufferedIOBase) -> None:
     file.seek(0)
 
 
-def _save_response(response: HTTPResponse, file: BufferedIOBase, url: str) -> None:
+def _save_response(response: HTTPResponse, file: IO[bytes], url: str) -> None:
     total = response.length  # None without a Content-Length
+    room = shutil.disk_usage(tempfile.gettempdir()).free - SPARE
     with task(f"downloading {url}", total) as advance:
         while piece := response.read(CHUNK):
             file.write(piece)
             advance(len(piece))
-            if file.tell() > LIMIT:
-                raise DataError(f"{url}: larger than {LIMIT:,} bytes; download it manually and pass its path")
+            if file.tell() > room:
+                reason = f"larger than the {max(0, room):,} free bytes of {tempfile.gettempdir()}"
+                raise DataError(f"{url}: {reason}; download it manually and pass its path")
     if total is not None and file.tell() < total:
         raise HTTPException(f"connection closed after {file.tell():,} of {total:,} bytes")

@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from gpt2demo.data.tokens import Ids
+from gpt2demo.data.encoding import Ids
 from gpt2demo.errors import DataError
+
+SHUFFLED = 2**22  # windows of an epoch whose order is kept in memory, 32 MiB
+ROUNDS = 6  # of the Feistel network
+
+
+class Order(Protocol):
+    """A permutation of `range(n)`."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return the number at a position."""
+        ...
+
+
+class ComputedOrder:
+    """A pseudorandom permutation of `range(n)` that needs no memory: a Feistel network on the numbers below a power of four.
+
+    A result of n or more is permuted again until it is smaller (cycle walking; Black and Rogaway 2002, section 4).
+
+    Args:
+        n: number of elements.
+        keys: a random integer for each round.
+    """
+
+    def __init__(self, n: int, keys: Sequence[int]) -> None:
+        self._n = n
+        self._keys = keys
+        self._bits = max(1, ((n - 1).bit_length() + 1) // 2)  # of each half
+
+    def __getitem__(self, index: int) -> int:
+        """Return the number at a position."""
+        mask = (1 << self._bits) - 1
+        while True:
+            left, right = index >> self._bits, index & mask
+            for key in self._keys:
+                left, right = right, left ^ (_mix(right ^ key) & mask)
+            index = left << self._bits | right
+            if index < self._n:
+                return index
+
+
+def _mix(value: int) -> int:
+    """Return a hash of an integer below 2**64 (the finalizer of SplitMix64; Steele et al. 2014)."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return value ^ value >> 31
+
+
+def shuffled(n: int, generator: np.random.Generator) -> Order:
+    """Return a random order of `range(n)`: in memory up to SHUFFLED numbers, computed beyond."""
+    if n <= SHUFFLED:
+        return generator.permutation(n)
+    return ComputedOrder(n, [int(key) for key in generator.integers(0, 2**63, ROUNDS)])
 
 
 class Windows:
@@ -37,7 +90,7 @@ class Windows:
         self._n_positions = n_positions
         self._seed = seed
         self.per_epoch = (len(ids) - 1) // n_positions
-        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+        self._epoch: tuple[int, int, Order] | None = None  # number, offset and order of the current one
 
     def batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """Return windows `first` to `first + count - 1`, counted across epochs: (count, n_positions + 1)."""
@@ -53,12 +106,12 @@ class Windows:
 
     def _start(self, number: int) -> int:
         epoch, index = divmod(number, self.per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self._epoch_starts(epoch))
-        return int(self._order[1][index])
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, *self._offset_and_order(epoch))
+        _, offset, order = self._epoch
+        return int(order[index]) * self._n_positions + offset
 
-    def _epoch_starts(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _offset_and_order(self, epoch: int) -> tuple[int, Order]:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, epoch])))
         slack = len(self._ids) - 1 - self.per_epoch * self._n_positions
-        offset = generator.integers(0, slack + 1)
-        return generator.permutation(self.per_epoch) * self._n_positions + offset
+        return int(generator.integers(0, slack + 1)), shuffled(self.per_epoch, generator)

@@ -6,7 +6,7 @@ Built-in parts are registered through the same hooks. Plugins are trusted code: 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -40,8 +40,8 @@ __all__ = [
     "create_sampler",
     "datasets",
     "documents",
-    "exporters",
     "ends_program",
+    "exporters",
     "installed",
     "load_tokenizer",
     "optimizers",
@@ -116,8 +116,8 @@ def create_dataset(spec: str) -> Dataset:
         return validate(cls, options, strings=True, what=f"dataset {name!r}: ")
 
 
-def documents(spec: str) -> list[str]:
-    """Return the documents of an example dataset. Raises the same errors as `create_sampler`, and:
+def documents(spec: str) -> Iterator[str]:
+    """Yield the documents of an example dataset. Raises the same errors as `create_sampler`, and:
 
     Raises:
         PluginFailure: the dataset raised an exception, or yielded something that is not a text.
@@ -126,13 +126,12 @@ def documents(spec: str) -> list[str]:
     with Guard("datasets", name, "documents"):
         returned = dataset.documents()
         check_result(not isinstance(returned, str) and hasattr(returned, "__iter__"), returned, "an iterator of str")
-        texts = list(returned)
-        for number, text in enumerate(texts, start=1):
+        for number, text in enumerate(returned, start=1):
             if type(text) is not str:
                 raise WrongResultError(f"yielded {type_name(text)} as document {number}, not str")
             if not _is_unicode(text):
                 raise WrongResultError(f"yielded a lone surrogate in document {number}, which UTF-8 cannot store")
-    return texts
+            yield text
 
 
 def _is_unicode(text: str) -> bool:

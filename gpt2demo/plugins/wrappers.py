@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gpt2demo.interfaces import HasEncodeArray, HasTokenizerJson, Tokenizer
+from gpt2demo.interfaces import HasCut, HasEncodeArray, HasTokenizerJson, Tokenizer
 from gpt2demo.plugins.guard import Guard, WrongResultError, check_result, type_name
 
 if TYPE_CHECKING:
@@ -108,8 +108,17 @@ class _WithJson(GuardedTokenizer):
         return content
 
 
-class _WithArrayAndJson(_WithArray, _WithJson):
-    pass
+class _WithCut(GuardedTokenizer):
+    def cut(self, text: str, start: int) -> int | None:
+        """Return the first index from `start` on where the text can be cut, or None."""
+        with self._guard("cut"):
+            end: int | None = self._tokenizer.cut(text, start)
+            if end is not None and not (type(end) is int and start <= end <= len(text)):
+                raise WrongResultError(f"returned {end!r}, not None or an index from {start} to {len(text)}")
+        return end
+
+
+MIXINS: dict[type, type[GuardedTokenizer]] = {HasEncodeArray: _WithArray, HasTokenizerJson: _WithJson, HasCut: _WithCut}
 
 
 def guarded_tokenizer(name: str, call: str, tokenizer: Any) -> Tokenizer:
@@ -125,13 +134,8 @@ def guarded_tokenizer(name: str, call: str, tokenizer: Any) -> Tokenizer:
     """
     with Guard("tokenizers", name, call):
         check_result(all(callable(getattr(tokenizer, method, None)) for method in METHODS), tokenizer, "a tokenizer")
-        protocols = isinstance(tokenizer, HasEncodeArray), isinstance(tokenizer, HasTokenizerJson)
-    cls = {
-        (False, False): GuardedTokenizer,
-        (True, False): _WithArray,
-        (False, True): _WithJson,
-        (True, True): _WithArrayAndJson,
-    }[protocols]
+        mixins = tuple(mixin for protocol, mixin in MIXINS.items() if isinstance(tokenizer, protocol))
+    cls = type(GuardedTokenizer.__name__, (*mixins, GuardedTokenizer), {})
     return cast("Tokenizer", cls(name, tokenizer))
 
 

@@ -104,6 +104,11 @@ class BpeTokenizer:
         with ThreadPoolExecutor() as pool:
             return np.concatenate(list(pool.map(self._encode_chunk, pieces)))
 
+    def cut(self, text: str, start: int) -> int | None:
+        """Return the first boundary of the pre-tokenizer from `start` on, see `chunks`."""
+        boundary = _BOUNDARY.search(text, start)
+        return boundary.start() if boundary else None
+
     def _encode_chunk(self, text: str) -> npt.NDArray[np.uint32]:
         with rust_errors("text"):
             return self._encoding.encode_to_numpy(text, disallowed_special=())

@@ -33,6 +33,10 @@ class ByteTokenizer:
         """Return the UTF-8 bytes of a text as an array (n,)."""
         return np.frombuffer(encode_utf8(text), dtype=np.uint8)
 
+    def cut(self, text: str, start: int) -> int:
+        """Return `start`: each character is encoded by itself."""
+        return start
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of UTF-8 bytes; invalid bytes become U+FFFD."""
         check_ids(ids, self.vocab_size)

@@ -27,6 +27,7 @@ class CharTokenizer:
     """
 
     lossless: ClassVar[bool] = True
+    needs_whole_text: ClassVar[bool] = True  # a character that is missing in a sample could not be encoded
     eos_id: int | None = None
 
     def __init__(self, characters: Sequence[str]) -> None:
@@ -66,6 +67,10 @@ class CharTokenizer:
         if ids.size and ids.min() < 0:
             raise self._unknown_characters(text)
         return ids.view(np.uint32)
+
+    def cut(self, text: str, start: int) -> int:
+        """Return `start`: each character is encoded by itself."""
+        return start
 
     def _unknown_characters(self, text: str) -> TokenizerError:
         unknown = sorted(set(text) - set(self.characters))

@@ -14,24 +14,22 @@ import torch
 from gpt2demo import plugins
 from gpt2demo.config import DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
-from gpt2demo.data.corpus import Corpus, load_corpus
-from gpt2demo.data.lossless import warn_of_losses
 from gpt2demo.data.sources import title
-from gpt2demo.data.tokens import load_ids, train_tokenizer, write_splits
+from gpt2demo.data.tokens import load_ids
 from gpt2demo.data.windows import Windows
-from gpt2demo.errors import DataError, SettingError
+from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Tokenizer
-from gpt2demo.memory import memory_advice
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run, new_run, now, refuse_taken
 from gpt2demo.runs.importing import Start, find_start, write_start
 from gpt2demo.runs.weights import meta_model, with_weights
 from gpt2demo.training.schedule import with_warmup
-from gpt2demo.training.settings import check_training, configs
+from gpt2demo.training.settings import check_processes, check_training, configs
+from gpt2demo.training.stores import prepare_text
+from gpt2demo.training.text import TextPlan
 
 DEFAULT_DATASET = "tales"
-FILE_LIMIT = 10_000  # files listed in run.json, which is read on every access to the run
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,12 @@ def prepare_run(
     tokenizer: str | None = None,
     tokenizer_options: dict[str, str] | None = None,
     init_from: str | None = None,
+    processes: int = 1,
     **settings: Any,
 ) -> Run:
     """Create a run folder that is ready to train. See `gpt2demo.train` for the arguments.
+
+    `processes` is the number of processes that a launcher has started.
 
     Raises:
         UserError: a setting, the data or the name is invalid. Nothing is left behind.
@@ -98,6 +99,7 @@ def prepare_run(
     reading = {name: value for name, value in settings.items() if name in DataConfig.model_fields}
     model, train = configs(base, {name: value for name, value in settings.items() if name not in reading})
     check_training(model, train)
+    check_processes(train, max(processes, train.nproc))
     name = tokenizer or base.tokenizer
     plan = Plan(
         preset=preset,
@@ -164,46 +166,30 @@ def create_run(plan: Plan, name: str | None) -> Run:
         UserError: the text or the name is invalid. Nothing is left behind.
     """
     with new_run(name, plan.stem) as run:
-        with memory_advice("reading the text", "use less text"):
-            corpus = read_corpus(plan)
-        with memory_advice(f"training the tokenizer {plan.tokenizer!r}", "use less text or a smaller --vocab-size"):
-            tokenizer = plan.start.tokenizer if plan.start else make_tokenizer(plan, corpus.documents)
-        warn_of_losses(plan.tokenizer, tokenizer, corpus.documents)
+        text = prepare_text(text_plan(plan), run)
+        tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
         model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
-        checkpoint.save_tokenizer(tokenizer, plan.tokenizer, run.tokenizer)
-        with memory_advice("encoding the text", "use less text"):
-            write_ids(run, corpus.documents, tokenizer, model, plan.train)
+        check_length(run, model, plan.train)
         windows = Windows(load_ids(run.data, "train"), model.n_positions, plan.train.seed)
         plan = replace(plan, train=with_warmup(plan.train, windows.per_epoch))
         if plan.start:
             write_start(run, reshaped(plan.start.model, model))
-        run.write_info(_info(plan, model) | _text(corpus, plan.reading))
+        run.write_info(_info(plan, model) | text)
     return run
 
 
-def read_corpus(plan: Plan) -> Corpus:
-    """Read and clean the text.
-
-    Raises:
-        DataError: the text is invalid, or has more files than run.json may list.
-    """
-    corpus = load_corpus(plan.paths, plan.dataset, plan.reading)
-    if len(corpus.sources) > FILE_LIMIT:
-        advice = f"combine them: `gpt2demo data {plan.paths[0]} --output all.jsonl`"
-        raise DataError(f"{plan.paths[0]}: {len(corpus.sources):,} files, more than {FILE_LIMIT:,}; {advice}")
-    return corpus
-
-
-def make_tokenizer(plan: Plan, documents: Sequence[str]) -> Tokenizer:
-    """Train a tokenizer on documents.
-
-    Raises:
-        SettingError: an option is unknown or has an invalid value.
-    """
+def text_plan(plan: Plan) -> TextPlan:
+    """Return what determines the ids of the run."""
     options = plan.tokenizer_options
-    if plan.vocab_size is not None and "vocab_size" in plugins.tokenizer_options(plan.tokenizer).model_fields:
+    if not plan.start and plan.vocab_size is not None and takes_size(plan.tokenizer):
         options = {**options, "vocab_size": str(plan.vocab_size)}
-    return train_tokenizer(plan.tokenizer, documents, options)
+    trained = plan.start.tokenizer if plan.start else None
+    return TextPlan(plan.paths, plan.dataset, plan.reading, plan.tokenizer, options, trained, plan.train.validation_fraction)
+
+
+def takes_size(tokenizer: str) -> bool:
+    """Return whether a tokenizer has the option `vocab_size`."""
+    return "vocab_size" in plugins.tokenizer_options(tokenizer).model_fields
 
 
 def vocabulary(plan: Plan, tokenizer: Tokenizer) -> int:
@@ -219,14 +205,12 @@ def vocabulary(plan: Plan, tokenizer: Tokenizer) -> int:
     return plan.vocab_size or tokenizer.vocab_size
 
 
-def write_ids(run: Run, documents: Sequence[str], tokenizer: Tokenizer, model: ModelConfig, train: TrainConfig) -> None:
-    """Write the ids of both splits.
+def check_length(run: Run, model: ModelConfig, train: TrainConfig) -> None:
+    """Check that both splits are long enough.
 
     Raises:
         DataError: a split is shorter than the context.
     """
-    run.data.mkdir()
-    write_splits(documents, tokenizer, run.data, train.validation_fraction)
     for split in ("train", "validation"):
         Windows(load_ids(run.data, split), model.n_positions, train.seed, split)
 
@@ -263,9 +247,3 @@ def _part(kind: str, name: str) -> dict[str, str]:
     """Return a part of run.json about a plugin's part: what has to be installed to continue the run."""
     owner = plugins.registry().owner(kind, name)
     return {"name": name, "distribution": owner.distribution, "version": owner.version}
-
-
-def _text(corpus: Corpus, reading: DataConfig) -> dict[str, Any]:
-    """Return the text's part of run.json: its files, and how they were read and cleaned."""
-    facts = corpus.as_dict()
-    return {"data": facts.pop("sources"), "cleaning": {**reading.model_dump(exclude={"sha256"}), **facts}}

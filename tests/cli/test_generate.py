@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from samples import SMALL_OPTIONS, Cli
 
-from gpt2demo.data.tokens import split_documents
+from gpt2demo.data.tokens import load_ids
+from gpt2demo.runs.checkpoint import load_tokenizer
 from gpt2demo.runs.find import find_run
 from gpt2demo.runs.folder import Run
 from gpt2demo.terminal import printable
@@ -97,16 +98,17 @@ def test_eval_measures_the_validation_split_or_files(invoke: Cli, run_copy: Run,
 
 def test_eval_scores_documents_in_a_file_like_those_of_the_run(invoke: Cli, tmp_path: Path) -> None:
     """Including the ends of documents, which the model has learned to predict."""
-    texts = [f"Story {number}. It is short." for number in range(60)]
+    texts = [f"Story {number}. It is short." for number in range(200)]
 
     def write(name: str, documents: list[str]) -> None:
         lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
         (tmp_path / name).write_text(lines, encoding="utf-8")
 
     write("all.jsonl", texts)
-    write("validation.jsonl", split_documents(texts, 0.1)[1])
     words = ["--run", "stories", *SMALL_OPTIONS, "--steps", 2, "--tokenizer", "bpe", "--vocab-size", 300]
     assert invoke("train", "all.jsonl", *words).returncode == 0
+    tokenizer, _ = load_tokenizer(find_run("stories").tokenizer)
+    write("validation.jsonl", tokenizer.decode(load_ids(find_run("stories").data, "validation")).split("<|endoftext|>")[:-1])
     of_run = json.loads(invoke("eval", "stories", "--json").stdout)
     of_file = json.loads(invoke("eval", "stories", "validation.jsonl", "--json").stdout)
     assert (of_file["tokens"], of_file["bytes"]) == (of_run["tokens"], of_run["bytes"])

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import SMALL, Cli
+from samples import SMALL, TEXT, Cli, read_texts
 
 import gpt2demo
 from gpt2demo.cli import app
 from gpt2demo.config import DataConfig
-from gpt2demo.data.corpus import clean, load_corpus, prepare_corpus, write_jsonl
-from gpt2demo.data.sources import read_file
-from gpt2demo.errors import CheckpointError, DataError, SettingError
+from gpt2demo.data import cleaning, corpus, formats
+from gpt2demo.data.corpus import load_corpus
+from gpt2demo.data.preparation import prepare_corpus, write_jsonl
+from gpt2demo.errors import CheckpointError, SettingError
 from gpt2demo.evaluation.score import evaluate
 from gpt2demo.runs.find import find_run, summary
 from gpt2demo.runs.folder import Run
+from gpt2demo.training import prepare_run
+from gpt2demo.training import text as text_of_runs
 
 characters = st.characters(codec="utf-8", exclude_characters="\0")
 some_text = st.text(characters).filter(lambda text: text.strip())
@@ -42,8 +48,13 @@ def rows(tmp_path: Path) -> Path:
 
 
 def cleaned(documents: list[str], **settings: str) -> tuple[list[str], int, int]:
-    corpus = clean(documents, [], DataConfig.create(**settings))
-    return corpus.documents, corpus.removed_documents, corpus.removed_lines
+    """Return the cleaned documents, and how many documents and lines were removed."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "all.jsonl")
+        path.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents), encoding="utf-8")
+        text = load_corpus([path], config=DataConfig.create(**settings))
+        survey = text.survey()
+        return list(text.documents), survey.removed_documents, survey.removed_lines
 
 
 def test_documents_are_unchanged_by_default() -> None:
@@ -61,13 +72,77 @@ def test_duplicate_lines_are_removed_across_documents() -> None:
     assert cleaned(documents, unique="lines") == (kept, 1, 3)
 
 
+def test_duplicates_are_found_among_many_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes are sorted in small batches and merged; the result is that of a set."""
+    monkeypatch.setattr(cleaning, "BATCH", 8)
+    numbers = np.random.default_rng(0).integers(0, 300, 1000).tolist()
+    found, seen = cleaning.FirstOccurrences(), set()
+    for number in numbers:
+        found.add(number << 55)
+    expected = [number not in seen and not seen.add(number) for number in numbers]
+    assert list(itertools.islice(found.finish().flags(), 1000)) == expected
+    assert found.repeated == 1000 - sum(expected)
+
+
+# Documents in pieces
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "PIECE", 20)
+    monkeypatch.setattr(formats, "CHUNK", 16)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("settings", [{}, {"normalize": "nfc"}, {"normalize": "nfkc"}, {"unique": "documents"}])
+def test_a_long_document_is_the_same_in_pieces(tmp_path: Path, settings: dict[str, str]) -> None:
+    text = "Ein A\u0308pfel, 각\u11a8\uff9e " * 9 + "e\u0301" * 50 + "\r\nline\n\n" * 20 + "a" * 100 + "\u0301b"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
+    (tmp_path / "b.txt").write_text(text, encoding="utf-8", newline="")
+    expected = unicodedata.normalize(settings.get("normalize", "").upper(), text) if "normalize" in settings else text
+    documents, _ = read_texts(tmp_path, **settings)
+    assert documents == [expected] * (1 if "unique" in settings else 2)
+    pieces = list(load_corpus([tmp_path / "a.txt"]).pieces())
+    assert len(pieces) > 10
+    assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_survey_counts_what_the_text_holds(tmp_path: Path) -> None:
+    texts = ["Zoë\n", "a long document " * 10, " ", "short"]
+    write_jsonl(texts, tmp_path / "all.jsonl")
+    survey = load_corpus([tmp_path / "all.jsonl"]).survey()
+    assert survey.documents == 3
+    assert (survey.characters, survey.bytes) == (169, 170)
+    assert survey.long.keys() == {1}, "documents of one piece need not be remembered"
+    assert survey.long[1].characters == 160
+    assert survey.long[1].hash == cleaning.text_hash(texts[1])
+
+
+def test_a_sample_is_the_text_in_order_or_a_part_of_it(tmp_path: Path) -> None:
+    texts = [f"Document {number:04}.\n" for number in range(1000)]
+    write_jsonl(texts, tmp_path / "all.jsonl")
+    text = load_corpus([tmp_path / "all.jsonl"])
+    assert list(text.survey().sample.documents()) == texts
+    sample = text.survey(20_000).sample
+    drawn = list(sample.documents())
+    assert not sample.complete
+    assert 100 < len(drawn) < 150, "each document counts 16 characters and its objects"
+    assert drawn == sorted(drawn)
+    assert drawn[0] < "Document 0100"
+    assert drawn[-1] > "Document 0900"
+    assert list(text.survey(20_000).sample.documents()) == drawn
+    assert list(text.survey(20_000, seed=1).sample.documents()) != drawn
+
+
 def test_duplicates_are_found_after_normalization() -> None:
     composed, decomposed = "Zoë", unicodedata.normalize("NFD", "Zoë")
     assert cleaned([composed, decomposed, "ﬁne"], normalize="nfc", unique="documents") == ([composed, "ﬁne"], 1, 0)
     assert cleaned([decomposed, "ﬁne"], normalize="nfkc") == ([composed, "fine"], 0, 0)
 
 
-@given(st.lists(st.text(characters)), st.sampled_from(["documents", "lines"]), st.sampled_from(["none", "nfc", "nfkc"]))
+@settings(max_examples=40)
+@given(st.lists(some_text, min_size=1), st.sampled_from(["documents", "lines"]), st.sampled_from(["none", "nfc", "nfkc"]))
 def test_cleaning_is_idempotent(documents: list[str], unique: str, normalize: str) -> None:
     once, *_ = cleaned(documents, unique=unique, normalize=normalize)
     assert cleaned(once, unique=unique, normalize=normalize) == (once, 0, 0)
@@ -83,7 +158,7 @@ def test_cleaning_is_idempotent(documents: list[str], unique: str, normalize: st
 def test_written_documents_are_read_back_unchanged(tmp_path: Path, name: str) -> None:
     documents = ["Zoë\r\n", '"\\ \u2028\x85\ufeff', "\ufeff", "x" * 100_000]
     write_jsonl(documents, tmp_path / name)
-    assert read_file(tmp_path / name)[0] == documents
+    assert read_texts(tmp_path / name)[0] == documents
     assert [path.name for path in (tmp_path / name).parent.iterdir()] == [Path(name).name], "no temporary file is left"
 
 
@@ -91,7 +166,7 @@ def test_written_documents_are_read_back_unchanged(tmp_path: Path, name: str) ->
 def test_any_documents_are_read_back_unchanged(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> None:
     path = tmp_path_factory.mktemp("any") / "all.jsonl"
     write_jsonl(documents, path)
-    assert read_file(path)[0] == documents
+    assert read_texts(path)[0] == documents
 
 
 def test_equal_documents_give_equal_files(tmp_path: Path) -> None:
@@ -128,7 +203,8 @@ def test_a_corpus_is_read_cleaned_compared_and_written(tmp_path: Path, rows: Pat
 def test_an_example_dataset_is_prepared_like_a_file(tmp_path: Path) -> None:
     report = prepare_corpus(["tales:stories=20,seed=3"], ["byte"], tmp_path / "tales.jsonl")
     assert (report["documents"], report["sources"][0]["path"]) == (20, "dataset:tales:stories=20,seed=3")
-    assert load_corpus([tmp_path / "tales.jsonl"]).documents == load_corpus(dataset="tales:stories=20,seed=3").documents
+    stories = load_corpus(dataset="tales:stories=20,seed=3").documents
+    assert list(load_corpus([tmp_path / "tales.jsonl"]).documents) == list(stories)
 
 
 def test_the_data_command_prints_and_writes_a_corpus(
@@ -181,9 +257,17 @@ def test_a_run_records_its_files_and_the_cleaning(trained: Run) -> None:
     assert summary(trained)["data"] == "a.jsonl, b.jsonl, c.jsonl, and 2 more"
 
 
-def test_documents_are_not_divided_between_the_splits(trained: Run) -> None:
-    validation = (trained.data / "validation.npy").read_bytes().replace(b"\0", b"")
-    assert validation.count(b"Story ") == validation.count(b"The end.\n") == 9
+def test_a_list_of_many_files_is_a_file_beside_run_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "LISTED", 2)
+    monkeypatch.setattr(text_of_runs, "LISTED", 2)
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(TEXT, encoding="utf-8")
+    run = prepare_run(tmp_path, **SMALL)
+    files = [json.loads(line) for line in (run.path / "files.jsonl").read_text().splitlines()]
+    assert [Path(file["path"]).name for file in files] == ["a.txt", "b.txt", "c.txt"]
+    (entry,) = run.info()["data"]
+    assert (entry["path"], entry["files"], entry["documents"]) == (str(tmp_path), 3, 3)
+    assert entry["bytes"] == sum(file["bytes"] for file in files)
 
 
 def test_evaluation_reads_and_cleans_like_training(trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,11 +283,3 @@ def test_evaluation_reads_and_cleans_like_training(trained: Run, tmp_path: Path,
 def test_options_for_reading_text_need_a_text(trained: Run) -> None:
     with pytest.raises(SettingError, match="field=body"):
         evaluate(gpt2demo.load(trained.path), config=DataConfig(field="body"))
-
-
-def test_training_on_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt2demo.training.prepare.FILE_LIMIT", 2)
-    for name in "abc":
-        (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
-    with pytest.raises(DataError, match=r"3 files.*gpt2demo data .* --output all\.jsonl"):
-        list(gpt2demo.train(tmp_path, **SMALL))

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from samples import Cli, read_error
+from samples import Cli, read_error, read_texts
 
 from gpt2demo.config import DataConfig
-from gpt2demo.data.sources import find_files, read_file, read_files, title
+from gpt2demo.data import sources as module
+from gpt2demo.data.sources import find_files, title
 from gpt2demo.errors import DataError, SettingError
 
 STORY = "Zoë met a fox.\r\nThey walked.\n"
@@ -28,10 +30,10 @@ STORY = "Zoë met a fox.\r\nThey walked.\n"
 def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes(STORY.encode())
-    documents, source = read_file(path)
+    documents, (source,) = read_texts(path)
     assert documents == [STORY], "line breaks are kept"
-    assert (source.path, source.bytes, source.documents) == (str(path), 30, 1)
-    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (source["path"], source["bytes"], source["documents"]) == (str(path), 30, 1)
+    assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_folder_is_read_recursively_in_sorted_order_without_hidden_files(tmp_path: Path) -> None:
@@ -39,9 +41,9 @@ def test_a_folder_is_read_recursively_in_sorted_order_without_hidden_files(tmp_p
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(gzip.compress(b"d") if name.endswith(".gz") else name.encode())
     (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
-    documents, sources = read_files([tmp_path])
+    documents, sources = read_texts(tmp_path)
     assert documents == ["a.txt", "b.md", "inner/C.TXT", "d"]
-    assert [source.path for source in sources] == find_files(str(tmp_path))
+    assert [source["path"] for source in sources] == find_files(str(tmp_path))
 
 
 def test_a_glob_matches_files_and_does_not_follow_links_to_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +54,14 @@ def test_a_glob_matches_files_and_does_not_follow_links_to_folders(tmp_path: Pat
     Path("deep/loop").symlink_to(tmp_path, target_is_directory=True)
     assert find_files("*.log") == ["1.log", "2.log"]
     assert find_files("**/*.log") == ["1.log", "2.log", "deep/3.log"]
-    assert read_files([tmp_path / "deep" / "[34].*"])[0] == ["deep/3.log", "deep/4.txt"]
+    assert read_texts(tmp_path / "deep" / "[34].*")[0] == ["deep/3.log", "deep/4.txt"]
     assert find_files(".*.log") == [".hidden.log"], "hidden files need a pattern that starts with a dot"
 
 
 def test_an_existing_file_name_is_not_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "[1].txt").write_text(STORY, encoding="utf-8")
     (tmp_path / "1.txt").write_text("another text", encoding="utf-8")
-    assert read_files([tmp_path / "[1].txt"])[0] == [STORY]
+    assert read_texts(tmp_path / "[1].txt")[0] == [STORY]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_path_without_a_readable_file_is_refused(
     Path("circle.txt").symlink_to("circle.txt")
     Path("dangling.txt").symlink_to("nowhere")
     with pytest.raises(DataError) as error:
-        read_files([path])
+        read_texts(path)
     assert str(error.value).startswith(path)
     assert reason in str(error.value)
 
@@ -116,7 +118,7 @@ def test_a_large_binary_file_is_refused_after_its_start(tmp_path: Path) -> None:
 def test_a_file_name_that_is_not_utf8_is_stored_escaped(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"\xff.txt")
     path.write_text(STORY, encoding="utf-8")
-    assert read_file(path)[1].path == f"{tmp_path}/\\udcff.txt"
+    assert read_texts(path)[1][0]["path"] == f"{tmp_path}/\\udcff.txt"
 
 
 @pytest.mark.parametrize(
@@ -185,9 +187,9 @@ def digest(page: str) -> str:
 
 def test_a_url_is_read_like_a_file_of_the_same_name(server: str) -> None:
     urls = [f"{server}/story.txt", f"{server}/rows.jsonl.gz?raw=1"]
-    documents, sources = read_files(urls, DataConfig(sha256=(digest("/story.txt"), digest("/rows.jsonl.gz").upper())))
+    documents, sources = read_texts(*urls, sha256=(digest("/story.txt"), digest("/rows.jsonl.gz").upper()))
     assert documents == [STORY, "one", "two"]
-    assert [(source.path, source.sha256) for source in sources] == [
+    assert [(source["path"], source["sha256"]) for source in sources] == [
         (urls[0], digest("/story.txt")),
         (urls[1], digest("/rows.jsonl.gz")),
     ]
@@ -195,16 +197,16 @@ def test_a_url_is_read_like_a_file_of_the_same_name(server: str) -> None:
 
 def test_a_url_without_a_checksum_gives_a_warning_with_its_checksum(server: str) -> None:
     with pytest.warns(UserWarning, match=f"not verified; pass --sha256 {digest('/story.txt')}"):
-        assert read_files([f"{server}/moved"])[0] == [STORY]
+        assert read_texts(f"{server}/moved")[0] == [STORY]
 
 
 def test_a_url_that_cannot_be_verified_or_downloaded_is_refused(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert f"sha256 is {digest('/story.txt')}, expected {'0' * 64}" in read_error(f"{server}/story.txt", checksum="0" * 64)
+    assert f"sha256 is {digest('/story.txt')}, expected {'0' * 64}" in read_error(f"{server}/story.txt", sha256=["0" * 64])
     assert "HTTP Error 404: Not Found" in read_error(f"{server}/none.txt")
     assert "connection closed after 9 of 10 bytes" in read_error(f"{server}/short")
-    assert "byte 0xeb at offset 2" in read_error(f"{server}/latin.txt", checksum=digest("/latin.txt"))
-    monkeypatch.setattr("gpt2demo.data.sources.LIMIT", 10)
-    assert "larger than 10 bytes" in read_error(f"{server}/story.txt")
+    assert "byte 0xeb at offset 2" in read_error(f"{server}/latin.txt", sha256=[digest("/latin.txt")])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=module.SPARE + 10))
+    assert "larger than the 10 free bytes" in read_error(f"{server}/story.txt")
 
 
 def test_an_unreachable_or_invalid_url_is_refused() -> None:
@@ -219,6 +221,6 @@ def test_an_unreachable_or_invalid_url_is_refused() -> None:
 def test_the_number_of_checksums_must_match_the_number_of_urls(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(STORY, encoding="utf-8")
     with pytest.raises(SettingError, match="sha256: 1 given for 0 URLs; pass one for each URL, in order"):
-        read_files([tmp_path / "a.txt"], DataConfig(sha256=("0" * 64,)))
+        read_texts(tmp_path / "a.txt", sha256=["0" * 64])
     with pytest.raises(SettingError, match="sha256"):
         DataConfig.create(sha256=["abc"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpt2demo.data.windows import Windows
+from gpt2demo.data import windows as module
+from gpt2demo.data.windows import Windows, shuffled
 from gpt2demo.errors import DataError
 
 
@@ -37,6 +38,25 @@ def test_the_first_window_starts_at_a_random_offset_in_each_epoch() -> None:
     source = windows(length=1008)
     offsets = {int(source.batch(epoch * source.per_epoch, source.per_epoch).min()) for epoch in range(30)}
     assert offsets == set(range(8))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 1000, 4097])
+def test_the_order_of_many_windows_is_computed_and_a_permutation_too(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr(module, "SHUFFLED", 0)
+    orders = [[order[i] for i in range(n)] for order in (shuffled(n, np.random.default_rng(seed)) for seed in (0, 0, 1))]
+    assert sorted(orders[0]) == list(range(n))
+    assert orders[0] == orders[1]
+    if n == 4097:
+        assert orders[0] != orders[2]
+        moved = np.abs(np.diff(orders[0]))
+        assert moved.mean() == pytest.approx(n / 3, rel=0.05), "neighbors are as far apart as in a random order"
+        assert abs(np.corrcoef(orders[0], np.arange(n))[0, 1]) < 0.06
+
+
+def test_an_epoch_of_many_windows_visits_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHUFFLED", 10)
+    test_an_epoch_visits_every_window_once_without_overlap()
+    test_batches_are_a_function_of_seed_and_number()
 
 
 def test_evaluation_windows_are_evenly_spaced() -> None:

@@ -65,6 +65,9 @@ class FaultyTokenizer(ByteTokenizer):
     def encode_array(self, text):
         return run("tokenizers.encode_array", lambda: ByteTokenizer.encode_array(self, text))
 
+    def cut(self, text, start):
+        return run("tokenizers.cut", lambda: start)
+
     def decode(self, ids):
         return run("tokenizers.decode", lambda: bytes(ids).decode(errors="replace"))
 
@@ -170,6 +173,7 @@ def tokenize(folder: Path) -> None:
     tokenizer: Any = load_tokenizer(folder)[0]
     assert tokenizer.decode(tokenizer.encode("ab")) == "ab"
     assert tokenizer.encode_array("ab").tolist() == [97, 98]
+    assert tokenizer.cut("ab", 1) == 1
 
 
 def optimize() -> None:
@@ -191,7 +195,7 @@ def use(tmp_path: Path, tiny_checkpoint: Path) -> Callable[[str], None]:
         "optimizers": optimize,
         "schedules": lambda: plugins.schedule_factor("faulty", 3, 10, TrainConfig(steps=10)),
         "exporters": lambda: export_model(tiny_checkpoint, "faulty", tmp_path / "export", report=lambda line: None),
-        "datasets": lambda: plugins.documents("faulty"),
+        "datasets": lambda: list(plugins.documents("faulty")),
     }
     return lambda kind: (uses[kind](), None)[1]
 
@@ -223,7 +227,7 @@ CALLS = [
         "exporters.export",
     ),
     *("tokenizers.train", "tokenizers.save", "tokenizers.load", "tokenizers.encode", "tokenizers.encode_array"),
-    *("tokenizers.decode", "tokenizers.vocab_size", "optimizers.the factory", "optimizers.step", "optimizers.state_dict"),
+    *("tokenizers.cut", "tokenizers.decode", "tokenizers.vocab_size", "optimizers.the factory", "optimizers.step", "optimizers.state_dict"),
     "schedules.__call__",
 ]
 
@@ -251,6 +255,7 @@ RESULTS = {
     "tokenizers.load": [None, "text"],
     "tokenizers.encode": [None, "ab", (97,), np.array([97]), [97.0], [np.int64(97)], ["a"], [True], [256], [-1]],
     "tokenizers.encode_array": [None, [97], np.array([97.0]), np.array([[97]]), np.array([256])],
+    "tokenizers.cut": ["1", 0, 99, True],
     "tokenizers.decode": [None, b"ab", ["a"], np.str_("a")],
     "tokenizers.vocab_size": [None, "256", 256.0, np.int64(256), 0, True],
     "optimizers.the factory": [None, "adam", object],

@@ -18,6 +18,7 @@ from samples import BYTES, SMALL, save_checkpoint
 import gpt2demo
 from gpt2demo.config import GenerateConfig
 from gpt2demo.data import tokens
+from gpt2demo.data.corpus import Corpus
 from gpt2demo.errors import CheckpointError, Error
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, importing, weights
@@ -27,7 +28,7 @@ from gpt2demo.runs.importing import import_model
 from gpt2demo.sampling.chains import save_chain
 from gpt2demo.storage import write_error, write_text
 from gpt2demo.tokenization.byte import ByteTokenizer
-from gpt2demo.training import prepare, prepare_run, resume
+from gpt2demo.training import prepare_run, resume, text
 from gpt2demo.training.loop import Training
 
 FULL = r"No space left on device|the disk is full, [\d,]+ bytes are needed"
@@ -93,7 +94,10 @@ def test_the_reason_of_a_failed_write_is_one_line(error: Exception, reason: str)
 def test_ids_are_stored_as_numpy_does(tmp_path: Path) -> None:
     for dtype in (np.uint16, np.uint32):
         for ids in (np.arange(1000, dtype=dtype), np.empty(0, dtype)):
-            tokens._save_ids(tmp_path / "train.npy", ids)
+            with tokens.NpyWriter(tmp_path / "train.npy", dtype) as file:
+                file.append(ids[:300])
+                file.append(ids[300:])
+                file.flush()
             np.save(tmp_path / "expected.npy", ids)
             assert (tmp_path / "train.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
 
@@ -150,9 +154,9 @@ def test_a_folder_whose_name_is_too_long_is_named(
 @pytest.mark.parametrize(
     ("module", "name", "advice"),
     [
-        (prepare, "read_corpus", "reading the text: out of memory; use less text"),
-        (prepare, "make_tokenizer", "training the tokenizer 'byte': out of memory; use less text or a smaller --vocab-size"),
-        (prepare, "write_ids", "encoding the text: out of memory; use less text"),
+        (Corpus, "survey", "reading the text: out of memory; use less text"),
+        (text, "train_tokenizer", "training the tokenizer 'byte': out of memory; use less text or a smaller --vocab-size"),
+        (text, "write_splits", "encoding the text: out of memory; use less text"),
         (Training, "_new_model", "building a model of 34,688 parameters: out of memory; try a smaller --n-embd"),
         (Training, "_restore", "building a model of 34,688 parameters: out of memory; try a smaller --n-embd"),
     ],

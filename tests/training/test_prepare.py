@@ -54,7 +54,7 @@ def test_a_failure_while_the_folder_is_written_leaves_nothing_behind(
         assert run_folders(tmp_path)
         raise error
 
-    monkeypatch.setattr(prepare, "write_ids", fail)
+    monkeypatch.setattr(prepare, "check_length", fail)
     with pytest.raises(type(error)):
         prepare_run(text_file, **SMALL)
     assert not run_folders(tmp_path)
