@@ -102,6 +102,13 @@ def test_a_longer_run_keeps_its_warm_up(text_file: Path) -> None:
     assert [rate for _, _, rate, _ in longer] == [learning_rate(step, 80, config) for step in range(40, 80)]
 
 
+def test_a_wsd_run_that_is_extended_before_its_decay_equals_a_longer_one(text_file: Path) -> None:
+    settings = {"schedule": "wsd", "warmup_steps": 2, "sample_tokens": 0}
+    planned = step_values(train_small(text_file, run="planned", steps=24, **settings))
+    first = take_until(gpt2demo.train(text_file, **{**SMALL, **settings, "run": "extended", "steps": 12, "threads": 1}), 6)
+    assert step_values([*first, *resume("extended", steps=24)]) == planned
+
+
 # ---------------------------------------------------------------------------------------------- old runs
 
 
