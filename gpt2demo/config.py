@@ -255,13 +255,26 @@ class BenchConfig(Config):
 class BenchGenerateConfig(BenchConfig):
     """Settings of `gpt2demo bench generate`."""
 
-    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(("fp32", "int8"), description="dtypes to measure")
+    dtypes: tuple[Literal["fp32", "fp16", "int8", "int4"], ...] = Field(
+        (), description="dtypes to measure (default: fp32 and int8 on a CPU, fp16 on an NVIDIA GPU)"
+    )
+    device: DeviceName = Field("auto", description="device to run on")
     prompt_tokens: int = Field(32, ge=1, le=65_536, description="prompt length in tokens")
     new_tokens: int = Field(64, ge=2, le=65_536, description="tokens to generate after each prompt")
     batch_size: int = Field(1, ge=1, le=65_536, description="prompts per batch")
     peers: tuple[str, ...] = Field(
         (), description="other programs: transformers, genai, llama.cpp or NAME=PYTHON; may be repeated"
     )
+
+    def dtypes_on(self, device: str) -> tuple[Literal["fp32", "fp16", "int8", "int4"], ...]:
+        """Return the dtypes to measure on a device.
+
+        Raises:
+            SettingError: one does not run there.
+        """
+        if device == "cuda" and not set(self.dtypes) <= {"fp32", "fp16"}:
+            raise SettingError(f"dtypes={', '.join(self.dtypes)}: on an NVIDIA GPU use fp16, or fp32 for PyTorch alone")
+        return self.dtypes or (("fp16",) if device == "cuda" else ("fp32", "int8"))
 
 
 class BenchTrainConfig(BenchConfig):

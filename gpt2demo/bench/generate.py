@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt2demo.bench.protocol import Runner, ratio, take_turns
+from gpt2demo.bench.protocol import Runner, all_started, measure, ratio
 from gpt2demo.config import BenchGenerateConfig, ModelConfig, preset
 from gpt2demo.engines.exported import CERTIFICATE, Dtype
-from gpt2demo.errors import SettingError
+from gpt2demo.engines.hardware import torch_device
+from gpt2demo.errors import RunError, SettingError
 from gpt2demo.export.onnx.genai import genai_config
 from gpt2demo.export.onnx.write import origin_and_files, write_graphs
 from gpt2demo.model import GPT2
@@ -28,6 +30,7 @@ from gpt2demo.tokenization.byte import ByteTokenizer
 
 STANDARD = ("temperature:value=0.8", "top-k:k=50", "top-p:p=0.9")
 SAMPLED = " + samplers"
+BYTES = {"fp32": 4, "fp16": 2}
 PEERS = ("transformers", "genai", "llama.cpp")
 
 
@@ -37,9 +40,11 @@ class Generator(Runner):
 
     Attributes:
         bytes: size of the weights, which are read for each token.
+        largest_batch: the largest batch that it measures.
     """
 
     bytes: int = 0
+    largest_batch: int = sys.maxsize
 
     @property
     def seconds_per_step(self) -> list[float]:
@@ -56,43 +61,93 @@ def bench_generate(config: BenchGenerateConfig, folder: Path, report: Callable[[
         report: called with one line of text at each stage.
 
     Raises:
-        SettingError: the prompt and the new tokens exceed the shape's context.
+        SettingError: the prompt and the new tokens exceed the shape's context, or a dtype does not run on the device.
         RunError: a program failed.
     """
+    rows = list(bench_grid(config, [(config.batch_size, config.prompt_tokens)], folder, report))
+    for row in rows:
+        if "error" in row:
+            raise RunError(row["error"])
+    return rows
+
+
+def bench_grid(
+    config: BenchGenerateConfig, grid: Sequence[tuple[int, int]], folder: Path, report: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the results for several batch sizes and prompt lengths, for which the programs are started only once.
+
+    Args:
+        config: what to measure; `batch_size` and `prompt_tokens` are those of the grid.
+        grid: batch sizes and prompt lengths.
+        folder: an empty folder for the models.
+        report: called with one line of text at each stage.
+
+    Yields:
+        A row for each point and program; of a program that failed, one with its name and `error`.
+
+    Raises:
+        SettingError: as `bench_generate`.
+    """
     shape = preset(config.shape).model.with_changes(dropout=0.0)
-    if config.prompt_tokens + config.new_tokens > shape.n_positions:
-        needed = f"{config.prompt_tokens} + {config.new_tokens} tokens"
-        raise SettingError(
-            f"shape={config.shape!r}: its context of {shape.n_positions} is shorter than {needed}; use fewer tokens"
-        )
+    for _, prompt_tokens in grid:
+        if prompt_tokens + config.new_tokens > shape.n_positions:
+            needed = f"{prompt_tokens} + {config.new_tokens} tokens"
+            raise SettingError(
+                f"shape={config.shape!r}: its context of {shape.n_positions} is shorter than {needed}; use fewer tokens"
+            )
     runners = prepare(shape, config, folder, report)
-    prompts = np.random.default_rng(0).integers(0, shape.vocab_size, (config.batch_size, config.prompt_tokens)).tolist()
-    take_turns(runners, {"prompts": prompts, "count": config.new_tokens}, config.rounds, report)
-    return rows(runners)
+    with all_started(runners) as processes:
+        for batch_size, prompt_tokens in grid:
+            chosen = [runner for runner in runners if batch_size <= runner.largest_batch and runner.error is None]
+            for runner in chosen:
+                runner.results.clear()
+            prompts = np.random.default_rng(0).integers(0, shape.vocab_size, (batch_size, prompt_tokens)).tolist()
+            measure(processes, chosen, {"prompts": prompts, "count": config.new_tokens}, config.rounds, report)
+            point = {"batch_size": batch_size, "prompt_tokens": prompt_tokens}
+            yield from ({**row, **point} for row in rows([runner for runner in chosen if runner.error is None]))
+    yield from ({"name": runner.name, "error": runner.error} for runner in runners if runner.error is not None)
 
 
 def prepare(shape: ModelConfig, config: BenchGenerateConfig, folder: Path, report: Callable[[str], None]) -> list[Generator]:
-    """Write a model with random weights in all formats and return the programs that run it."""
-    torch.manual_seed(0)
+    """Write a model with random weights in all formats and return the programs that run it. The first measures the memory."""
+    device = torch_device(config.device).type
+    dtypes = config.dtypes_on(device)
     for spec in config.peers:
         check_peer(spec)
+    torch.manual_seed(0)
     model = GPT2(shape).eval()
     save_tokenizer(ByteTokenizer(), "byte", folder / "tokenizer")
     progress = {"step": 0, "validation_loss": None}
     checkpoint = save_checkpoint(
         folder / "checkpoints", model, folder / "tokenizer", torch.optim.SGD(model.parameters()), progress
     ).path
-    exports = {dtype: write_export(model, checkpoint, folder / dtype, dtype, report) for dtype in config.dtypes}
-    sizes = {dtype: (path / "model.onnx").stat().st_size for dtype, path in exports.items()}
-    worker = [sys.executable, "-m", "gpt2demo.bench.worker"]
-    size = 4 * shape.n_parameters
-    found = [Generator("memory", [*worker, "memory", ""])]
-    engines = [("torch fp32", ["torch", str(checkpoint)], size)]
-    engines += [(f"onnx {dtype}", ["onnx", str(path)], sizes[dtype]) for dtype, path in exports.items()]
-    for name, arguments, weights in engines:  # with and without samplers directly after each other: they are compared
-        found.append(Generator(name, [*worker, *arguments], bytes=weights))
-        found.append(Generator(name + SAMPLED, [*worker, *arguments, *STANDARD], bytes=weights))
-    return found + [runner for spec in config.peers for runner in peers(spec, checkpoint, exports, folder)]
+    exports: dict[Dtype, Path] = {
+        dtype: write_export(model, checkpoint, folder / dtype, dtype, report)
+        for dtype in dtypes
+        if device != "cuda" or dtype == "fp16"
+    }
+    found = [worker("memory", "memory", folder, device)]
+    for dtype in dtypes if device == "cuda" else ("fp32",):
+        size = BYTES[dtype] * shape.n_parameters
+        found += sampled_too(worker(f"torch {dtype}", "torch", checkpoint, device, size, dtype=dtype))
+        if device == "cuda":
+            found.append(worker(f"torch {dtype} eager", "torch", checkpoint, device, size, dtype=dtype, eager=True))
+    for dtype, path in exports.items():
+        found += sampled_too(worker(f"onnx {dtype}", "onnx", path, device, (path / "model.onnx").stat().st_size))
+    return found + [runner for spec in config.peers for runner in peers(spec, checkpoint, exports, folder, device, dtypes)]
+
+
+def worker(name: str, kind: str, folder: Path, device: str, size: int = 0, **options: Any) -> Generator:
+    """Return a runner of `worker.py`."""
+    command = [sys.executable, "-m", "gpt2demo.bench.worker", kind, str(folder), json.dumps({"device": device, **options})]
+    return Generator(name, command, bytes=size)
+
+
+def sampled_too(runner: Generator) -> list[Generator]:
+    """Return a runner of `worker.py`, and directly after it, as they are compared, the same with samplers."""
+    *command, options = runner.command
+    with_samplers = json.dumps({**json.loads(options), "samplers": STANDARD})
+    return [runner, replace(runner, name=runner.name + SAMPLED, command=[*command, with_samplers], results=[])]
 
 
 def write_export(model: GPT2, checkpoint: Path, folder: Path, dtype: Dtype, report: Callable[[str], None]) -> Path:
@@ -117,7 +172,9 @@ def check_peer(spec: str) -> None:
         raise SettingError(f"peers={spec!r}: {python} does not exist; use the python of an environment that has {name}")
 
 
-def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path) -> list[Generator]:
+def peers(
+    spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path, device: str, dtypes: Sequence[str]
+) -> list[Generator]:
     """Return the runners of another program, one for each format of the weights.
 
     Args:
@@ -125,17 +182,30 @@ def peers(spec: str, checkpoint: Path, exports: dict[Dtype, Path], folder: Path)
         checkpoint: the checkpoint folder.
         exports: the ONNX exports by dtype.
         folder: folder for further formats.
+        device: where to run.
+        dtypes: the dtypes to measure.
     """
     name, _, python = spec.partition("=")
-    models = {"transformers fp32": (checkpoint, checkpoint / "model.safetensors")}
-    if name == "genai":
-        models = {f"genai {dtype}": (path, path / "model.onnx") for dtype, path in exports.items()}
-    elif name == "llama.cpp":
+    script = [python or sys.executable, str(Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py")]
+    if name == "transformers":
+        return _transformers(script, checkpoint, device, dtypes)
+    if name == "llama.cpp":
         files = {dtype: gguf(checkpoint, folder / f"gguf-{dtype}", dtype) for dtype in ("fp32", "q8_0")}
-        models = {f"llama.cpp {dtype}": (file, file) for dtype, file in files.items()}
-    script = str(Path(__file__).parent / "peers" / f"with_{name.replace('.', '_')}.py")
-    commands = {label: [python or sys.executable, script, str(model)] for label, (model, _) in models.items()}
-    return [Generator(label, commands[label], bytes=weights.stat().st_size) for label, (_, weights) in models.items()]
+        return [Generator(f"{name} {dtype}", [*script, str(file)], bytes=file.stat().st_size) for dtype, file in files.items()]
+    sizes = {dtype: (path / "model.onnx").stat().st_size for dtype, path in exports.items()}
+    return [Generator(f"{name} {dtype}", [*script, str(path), device], bytes=sizes[dtype]) for dtype, path in exports.items()]
+
+
+def _transformers(script: list[str], checkpoint: Path, device: str, dtypes: Sequence[str]) -> list[Generator]:
+    """Return the runners of transformers: on a GPU, also with the static cache that it compiles, which takes long."""
+    found = []
+    for dtype in dtypes if device == "cuda" else ("fp32",):
+        size = BYTES[dtype] * (checkpoint / "model.safetensors").stat().st_size // BYTES["fp32"]
+        command = [*script, str(checkpoint), device, dtype]
+        found.append(Generator(f"transformers {dtype}", command, bytes=size))
+        if device == "cuda":
+            found.append(Generator(f"transformers {dtype} compiled", [*command, "static"], bytes=size, largest_batch=1))
+    return found
 
 
 def gguf(checkpoint: Path, folder: Path, dtype: str) -> Path:
@@ -184,4 +254,5 @@ def row(runner: Generator, base: Generator, greedy: Generator, bandwidths: Seque
         "samplers_cost_percent": None if runner is greedy else round(100 * (ratio(times, greedy.seconds_per_step) - 1), 1),
         "of_memory_bandwidth": round(median(fractions), 3) if runner.bytes else None,
         "same_ids": runner.results[-1]["ids"] == base.results[-1]["ids"],
+        **({"eager": reason} if (reason := runner.results[-1].get("eager")) else {}),
     }

@@ -34,11 +34,13 @@ class Runner:
         name: name in the table.
         command: command that starts the process.
         results: one for each round.
+        error: why it failed.
     """
 
     name: str
     command: list[str]
     results: list[Result] = field(default_factory=list)
+    error: str | None = None
 
 
 def take_turns(runners: Sequence[Runner], work: dict[str, Any], rounds: int, report: Callable[[str], None]) -> None:
@@ -53,15 +55,47 @@ def take_turns(runners: Sequence[Runner], work: dict[str, Any], rounds: int, rep
     Raises:
         RunError: a program failed.
     """
+    with all_started(runners) as processes:
+        measure(processes, runners, work, rounds, report)
+    for runner in runners:
+        if runner.error is not None:
+            raise RunError(runner.error)
+
+
+@contextmanager
+def all_started(runners: Sequence[Runner]) -> Iterator[dict[str, Answer]]:
+    """Run the processes of runners during the block; yield their functions by name. A runner that fails gets an `error`."""
     with ExitStack() as stack:
-        processes = [(runner, stack.enter_context(started(runner))) for runner in runners]
-        for number in range(rounds + 1):
-            report(f"round {number} of {rounds}" if number else "warming up")
-            for runner, request in processes:
-                time.sleep(PAUSE)
-                result = request(work)
+        processes: dict[str, Answer] = {}
+        for runner in runners:
+            with recorded(runner):
+                processes[runner.name] = stack.enter_context(started(runner))
+        yield processes
+
+
+def measure(
+    processes: dict[str, Answer], runners: Sequence[Runner], work: dict[str, Any], rounds: int, report: Callable[[str], None]
+) -> None:
+    """Let each runner do the work once per round, as `take_turns` does. One that fails gets an `error` and is left out."""
+    for number in range(rounds + 1):
+        report(f"round {number} of {rounds}" if number else "warming up")
+        for runner in runners:
+            if runner.error is not None:
+                continue
+            time.sleep(PAUSE)
+            with recorded(runner):
+                result = processes[runner.name](work)
                 if number:
                     runner.results.append(result)
+
+
+@contextmanager
+def recorded(runner: Runner) -> Iterator[None]:
+    """Keep the error of a runner that fails in the block."""
+    try:
+        yield
+    except (RunError, OSError) as error:  # OSError: the process has ended and does not read
+        runner.error = str(error)
 
 
 @contextmanager

@@ -15,19 +15,18 @@ fewer; column = of an id, the same for all rows, since all texts end in the same
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpt2demo.config import GenerateConfig
 from gpt2demo.errors import Error
 from gpt2demo.generation.continuation import Continuation
-from gpt2demo.interfaces import Decoder, Engine, SamplingEngine
+from gpt2demo.interfaces import Decoder, Engine, SamplingEngine, TensorEngine
 from gpt2demo.memory import out_of_memory
 from gpt2demo.sampling.chains import Chain
-from gpt2demo.sampling.draw import ChainRunner, Floats, Ids, Uniforms
+from gpt2demo.sampling.draw import ChainRunner, Ids, Uniforms
 
 
 class Batch:
@@ -65,6 +64,9 @@ class Batch:
         self._uniforms = Uniforms(rows[0].seed)
         self._keep_stages = config.explain or config.logprobs is not None
         self._runners = [(self._runner(group[0]), group) for group in _groups(self._starts, chain)]
+        self._feed: Callable[[Ids, Ids | None], Any] = engine.feed
+        if isinstance(engine, TensorEngine) and engine.provider == "cuda" and not self._keep_stages:
+            self._feed = engine.feed_tensor  # the samplers run on the GPU
         engine.reset()
         self.running = self._not_ended()
         self._sampling_engine = self._with_chain_inside(engine)
@@ -119,7 +121,7 @@ class Batch:
             self._draw_inside(self._sampling_engine)
         else:
             ids, padding = self._unread()
-            logits = self._engine.feed(ids, padding)[:, : self._vocab_size]
+            logits = self._feed(ids, padding)[:, : self._vocab_size]
             for runner, group in self._runners:
                 self._draw(runner, group, logits)
 
@@ -131,7 +133,7 @@ class Batch:
         uniforms = self._uniforms.at(self._end - start, self._samples)
         self._append(self._fed, engine.draw(ids, uniforms, text, len(self._rows[0].prompt), padding))
 
-    def _draw(self, runner: ChainRunner, group: list[int], logits: Floats) -> None:
+    def _draw(self, runner: ChainRunner, group: list[int], logits: Any) -> None:
         """Draw for the rows of a group that have not ended, and append the ids."""
         all_running = len(self.running) == len(self._rows)
         indices = group if all_running else [index for index in group if index in self.running]
@@ -188,6 +190,6 @@ def _groups(starts: list[int], chain: Chain) -> list[list[int]]:
     return [[index for index in indices if starts[index] == start] for start in dict.fromkeys(starts)]
 
 
-def _selected(array: npt.NDArray[Any], rows: list[int]) -> npt.NDArray[Any]:
-    """Return some rows of an array; if all are selected, the array itself instead of a copy."""
+def _selected(array: Any, rows: list[int]) -> Any:
+    """Return some rows of an array or tensor; if all are selected, the array itself instead of a copy."""
     return array if len(rows) == len(array) else array[rows]

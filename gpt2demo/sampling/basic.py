@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gpt2demo.interfaces import Sampler, SamplingContext
-from gpt2demo.sampling.ranking import SMALL, Ranking, RankingSampler, largest, sums_before
+from gpt2demo.sampling.ranking import SMALL, Ranking, RankingSampler, largest, on_gpu, sums_before
 from gpt2demo.sampling.traced import at_least, at_most, is_traced
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Temperature(Sampler):
             best = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             return logits.new_full(logits.shape, float("-inf")).scatter(-1, best, 0.0)
         scaled = logits / at_least(MIN_TEMPERATURE, self.value)
-        if torch.compiler.is_compiling() or self.value >= 1 or drawable(scaled):  # a model's logits are too small to overflow
+        if torch.compiler.is_compiling() or self.value >= 1:  # a model's logits are too small to overflow
+            return scaled
+        if not on_gpu(scaled) and drawable(scaled):
             return scaled
         return scaled.clamp(-MAX_FLOAT32, MAX_FLOAT32).where(logits.isfinite(), logits)
 
@@ -76,7 +78,7 @@ class TopP(RankingSampler):
         hundred of GPT-2's 50,257 tokens are left; sorting them all would take longer than the model.
         """
         width = logits.shape[-1]
-        if ranking is not None or width <= SMALL:
+        if ranking is not None or width <= SMALL or on_gpu(logits):
             ranked = ranking or largest(logits, width)
             return ranked, ranked.values.double().softmax(dim=-1)
         probabilities = logits.softmax(dim=-1)  # (B, V)

@@ -16,7 +16,7 @@ from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Sampler, SamplingContext
 from gpt2demo.sampling.basic import MIN_TEMPERATURE, Temperature, drawable
 from gpt2demo.sampling.chains import Chain
-from gpt2demo.sampling.ranking import SMALL, Ranking, by_id, run_sampler
+from gpt2demo.sampling.ranking import SMALL, Ranking, by_id, on_gpu, run_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ def inverse(logits: Tensor, uniform: Tensor, ranking: Ranking | None = None) -> 
     Returns:
         (B, 1) int64.
     """
-    if ranking is None or logits.shape[-1] <= SMALL:
+    if ranking is None or logits.shape[-1] <= SMALL or (ranking.size is None and ranking.ids.shape[-1] == logits.shape[-1]):
         return first_above(logits.double().softmax(dim=-1).cumsum(dim=-1), uniform)
     # Only the tokens that are left: of 50,257 this takes a tenth of the time of all, of 256 it would take twice as long.
     values, ids = by_id(ranking)  # (B, n)
@@ -119,13 +119,14 @@ class ChainRunner:
         first = next(iter(self._samplers), None)
         self.greedy = isinstance(first, Temperature) and first.value < MIN_TEMPERATURE
 
-    def draw(self, logits: Floats, ids: Ids, rows: Sequence[int]) -> Drawn:
+    def draw(self, logits: Floats | Tensor, ids: Ids, rows: Sequence[int]) -> Drawn:
         """Draw the next token of each text.
 
-        Rows may be left out of later draws unless a sampler has a state.
+        Rows may be left out of later draws unless a sampler has a state. The samplers run where the logits are; on a GPU, only
+        the drawn ids are copied to the host, unless stages are kept or a sampler waits for a value.
 
         Args:
-            logits: (B, V), of the tokens to draw.
+            logits: (B, V), of the tokens to draw: an array, or a tensor on a GPU.
             ids: (B, T), the prompts and everything generated so far.
             rows: each row's number in the random stream.
 
@@ -135,8 +136,12 @@ class ChainRunner:
         """
         return self._choose(logits) if self.greedy else self._sample(logits, ids, rows)
 
-    def _choose(self, logits: Floats) -> Drawn:
+    def _choose(self, logits: Floats | Tensor) -> Drawn:
         """Return the first maximum of each row."""
+        if not isinstance(logits, np.ndarray):
+            if not self._keep_stages:
+                return Drawn(logits.argmax(dim=-1).cpu().numpy(), [], [])
+            logits = logits.cpu().numpy()
         best = logits.argmax(axis=-1)
         if not self._keep_stages:
             return Drawn(best, [], [])
@@ -144,12 +149,13 @@ class ChainRunner:
         np.put_along_axis(certain, best[:, None], 0.0, axis=-1)
         return Drawn(best, [], [logits, *[certain] * len(self._samplers)])
 
-    def _sample(self, logits: Floats, ids: Ids, rows: Sequence[int]) -> Drawn:
+    def _sample(self, logits: Floats | Tensor, ids: Ids, rows: Sequence[int]) -> Drawn:
         """Run the chain, draw, and let the samplers observe the result."""
         import torch
 
         with torch.inference_mode():  # a fifth faster than with gradient tracking
-            text, stages, ranking = torch.from_numpy(ids), [torch.from_numpy(logits)], None
+            first = torch.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
+            text, stages, ranking = _beside(first, ids), [first], None
             self._contexts = self._contexts or [SamplingContext(text, self._prompt_length) for _ in self._samplers]
             for sampler, guard, context in zip(self._samplers, self._guards, self._contexts, strict=True):
                 context.ids = text
@@ -157,13 +163,26 @@ class ChainRunner:
                     result, ranking = run_sampler(sampler, stages[-1], context, ranking)
                     check_logits(result, stages[-1])
                 stages.append(result)
-            check_drawable(self._chain, stages)
+            if not on_gpu(first):
+                check_drawable(self._chain, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
-            drawn = inverse(stages[-1], torch.from_numpy(np.array(numbers)[:, None]), ranking)[:, 0]
+            drawn = inverse(stages[-1], _beside(first, np.array(numbers)[:, None]), ranking)[:, 0]
             for index in self._observers:
                 with plugins.Guard("samplers", self._chain[index].name, "observe"):
                     self._samplers[index].observe(drawn, self._contexts[index])
-            return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep_stages else [])
+            if on_gpu(first):  # the check reads a value, which waits for the GPU: it is read with the ids
+                drawn = drawn.where(stages[-1].amax(dim=-1).isfinite(), -1).cpu()
+                if drawn.min() < 0:
+                    check_drawable(self._chain, stages)
+            return Drawn(drawn.cpu().numpy(), numbers, [stage.cpu().numpy() for stage in stages] if self._keep_stages else [])
+
+
+def _beside(logits: Tensor, array: npt.NDArray[Any]) -> Tensor:
+    """Return an array as a tensor on the device of the logits."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.to(logits.device, non_blocking=True) if on_gpu(logits) else tensor
 
 
 def check_logits(result: Any, logits: Tensor) -> None:

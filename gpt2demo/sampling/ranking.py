@@ -89,12 +89,19 @@ def largest(values: Tensor, count: Any = None, ranking: Ranking | None = None) -
         return _traced(values, (values > float("-inf")).float().sum(dim=-1).amax(dim=0).long() if count is None else count)
     if ranking is not None:
         return ranking._replace(values=ranking.values[:, :count], ids=ranking.ids[:, :count])
+    if on_gpu(values):
+        return _without_waiting(values, count)
     if values.shape[-1] > SMALL:
         wanted = int((values > float("-inf")).sum(dim=-1).max()) if count is None else int(count)
         if wanted * 8 < values.shape[-1] and (searched := _search(values, wanted)):
             return searched
     ranked, ids = values.sort(dim=-1, descending=True, stable=True)  # (B, V)
     return Ranking(ranked[:, :count], ids[:, :count])
+
+
+def on_gpu(values: Tensor) -> bool:
+    """Return whether reading a value would wait for a GPU. A chain that runs there is read once, at its end."""
+    return not values.is_cpu
 
 
 def scattered(logits: Tensor, kept: Ranking) -> tuple[Tensor, Ranking]:
@@ -152,6 +159,21 @@ def _top_k(values: Tensor, size: Tensor, shape: Any, *, largest: int) -> tuple[T
         version=18,
     )
     return ranked, indices
+
+
+def _without_waiting(values: Tensor, count: Any) -> Ranking:
+    """Return `largest` for a GPU: a count that only the GPU knows is replaced by all values."""
+    import torch
+
+    width = values.shape[-1]
+    if not isinstance(count, int) or count * 8 >= width:
+        ranked, ids = values.sort(dim=-1, descending=True, stable=True)
+        return Ranking(ranked[:, :count], ids[:, :count]) if isinstance(count, int) else Ranking(ranked, ids)
+    bits = (values + 0.0).view(torch.int32)  # + 0.0 makes -0.0, which equals 0.0, have its bits
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
+    later = torch.arange(width - 1, -1, -1, device=values.device)  # the lower id is the larger
+    ids = width - 1 - ((ordered.long() << 32) | later).topk(count).values.bitwise_and(0xFFFFFFFF)  # no two keys are equal
+    return Ranking(values.gather(-1, ids), ids)
 
 
 def _search(values: Tensor, count: int) -> Ranking | None:

@@ -30,7 +30,7 @@ def test_the_engines_generate_the_same_greedy_ids(tiny_checkpoint: Path, tiny_ex
 
 
 def test_a_process_returns_a_result_for_each_request(tiny_export: Path) -> None:
-    runner = Runner("onnx fp32", [sys.executable, "-m", "gpt2demo.bench.worker", "onnx", str(tiny_export)])
+    runner = Runner("onnx fp32", [sys.executable, "-m", "gpt2demo.bench.worker", "onnx", str(tiny_export), "{}"])
     with protocol.started(runner) as request:
         first, second = (request({"prompts": [[1, 2, 3]], "count": count}) for count in (2, 4))
     assert first["ids"][0] == second["ids"][0][:2]

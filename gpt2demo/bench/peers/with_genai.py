@@ -1,4 +1,7 @@
-"""Runner of onnxruntime-genai: greedy, on an ONNX export. Argument: the export folder. Protocol: `bench/worker.py`."""
+"""Runner of onnxruntime-genai: greedy, on an ONNX export. Protocol: `bench/worker.py`.
+
+Arguments: the export folder and the device.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ import numpy as np
 import onnxruntime_genai as og
 
 
-def main(folder: str) -> None:
+def main(folder: str, device: str) -> None:
     """Load the model, then process requests until stdin ends."""
-    model = og.Model(folder)
+    config = og.Config(folder)
+    config.clear_providers()
+    if device == "cuda":
+        config.append_provider("cuda")
+    model = og.Model(config)
     print("ready", flush=True)
     for line in sys.stdin:
         request, start = json.loads(line), time.perf_counter()
@@ -35,4 +42,4 @@ def main(folder: str) -> None:
         print(json.dumps({"ids": ids, "first": first, "seconds": seconds, "megabytes": megabytes}), flush=True)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])
