@@ -134,6 +134,9 @@ class TrainConfig(Config):
     )
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at each evaluation)")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep besides the best one")
+    milestones: int | None = Field(
+        None, ge=0, le=1000, description="steps whose weights are kept to look back (default: 12, for large models 0)"
+    )
     sample_tokens: int = Field(120, ge=0, le=65_536, description="length in tokens of the sample generated at each evaluation")
     seed: int = Field(0, ge=0, lt=2**63, description="random seed; the same seed gives the same run")
     device: DeviceName = Field("auto", description="device to train on")

@@ -56,6 +56,14 @@ def negative_log_likelihood(logits: npt.NDArray[np.float32], targets: npt.NDArra
     return float((normalizer - chosen).sum())
 
 
+def ranks(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many tokens are more likely than each target: (..., V) and (...) -> (...). Ties go to lower ids."""
+    chosen = np.take_along_axis(logits, targets[..., None], axis=-1)
+    better: npt.NDArray[np.int64] = (logits > chosen).sum(-1)
+    equal = logits == chosen
+    return better + (equal & (np.arange(logits.shape[-1]) < targets[..., None])).sum(-1)
+
+
 def token_losses(model: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> torch.Tensor:
     """Return the loss of each next token with gradients: windows (B, T + 1) int64 -> (B, T) float32."""
     from torch.nn import functional as F

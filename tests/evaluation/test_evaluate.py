@@ -25,7 +25,7 @@ def model(trained_run: Run) -> Model:
 def test_a_model_is_scored_on_the_validation_split_of_its_run(model: Model, trained_run: Run) -> None:
     ids = np.load(trained_run.data / "validation.npy")
     text = model.tokenizer.decode(ids.tolist())
-    assert evaluate(model) == score(model.engine, ids, len(text.encode()))
+    assert evaluate(model) == score(model.engine, ids, len(text.encode()), len(text))
     assert evaluate(model, config=DataConfig()) == evaluate(model), "default settings ask for nothing"
 
 
@@ -34,7 +34,8 @@ def test_a_model_is_scored_on_files(model: Model, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The quick brown fox.", encoding="utf-8")
     (tmp_path / "b.txt").write_text("Said Zoë.\n", encoding="utf-8")
     ids = np.frombuffer("The quick brown fox.\nSaid Zoë.\n".encode(), np.uint8)
-    assert evaluate(model, [tmp_path / "a.txt", tmp_path / "b.txt"]) == score(model.engine, ids, len(ids))
+    characters = len(ids) - 1  # the ë has two bytes
+    assert evaluate(model, [tmp_path / "a.txt", tmp_path / "b.txt"]) == score(model.engine, ids, len(ids), characters)
 
 
 def test_settings_for_reading_need_files(model: Model) -> None:
@@ -55,11 +56,16 @@ def test_a_run_without_its_ids_needs_files(run_copy: Run) -> None:
 
 
 def test_a_score_as_a_dictionary_has_all_measures() -> None:
-    result = Score(loss=np.log(4.0), tokens=10, bytes=5)
+    result = Score(loss=np.log(4.0), tokens=10, bytes=5, characters=4, stride=8, top1=0.5, top5=0.7)
     assert result.as_dict() == {
         "loss": result.loss,
         "tokens": 10,
         "bytes": 5,
+        "characters": 4,
+        "stride": 8,
+        "top1": 0.5,
+        "top5": 0.7,
         "perplexity": pytest.approx(4.0),
         "bits_per_byte": pytest.approx(4.0),
+        "bits_per_character": pytest.approx(5.0),
     }
