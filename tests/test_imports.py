@@ -24,6 +24,7 @@ ORDER: list[str] = [
     "engines sampling",
     "generation",
     "evaluation export training",
+    "inspection",
     "bench events testing ui",
     "cli",
     "__main__",

@@ -74,6 +74,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A token's part of [0, 1): the cumulative probability, in the order of ids, before it and with it."""
+
+    id: int
+    text: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """How a token was drawn.
 
@@ -82,12 +92,15 @@ class Explanation:
         text: its text when decoded alone.
         uniform: the random number in [0, 1); None for a greedy choice.
         stages: the distributions before the chain and after each sampler.
+        intervals: of the most likely tokens after the last sampler and of the drawn one, in the order of ids; the number is
+            in the drawn token's interval.
     """
 
     id: int
     text: str
     uniform: float | None
     stages: list[Stage]
+    intervals: list[Interval]
 
 
 def token_logprob(tokenizer: Decoder, drawn: Drawn, place: int, count: int) -> TokenLogprob:
@@ -103,13 +116,21 @@ def explanation(tokenizer: Decoder, drawn: Drawn, place: int, chain: Chain) -> E
     index = int(drawn.ids[place])
     names = ["model", *(item.spec for item in chain)]
     stages = [_stage(tokenizer, name, logits[place]) for name, logits in zip(names, drawn.stages, strict=True)]
-    return Explanation(index, tokenizer.decode([index]), drawn.uniforms[place] if drawn.uniforms else None, stages)
+    uniform = drawn.uniforms[place] if drawn.uniforms else None
+    shown = sorted({index, *(share.id for share in stages[-1].top)})
+    return Explanation(index, tokenizer.decode([index]), uniform, stages, _intervals(tokenizer, drawn.stages[-1][place], shown))
 
 
 def _stage(tokenizer: Decoder, sampler: str, logits: npt.NDArray[Any]) -> Stage:
     logprobs = log_softmax(logits)
     top = [Share(i, tokenizer.decode([i]), float(np.exp(logprobs[i]))) for i in likeliest(logprobs, SHOWN)]
     return Stage(sampler, int((logprobs > -np.inf).sum()), top)
+
+
+def _intervals(tokenizer: Decoder, logits: npt.NDArray[Any], ids: list[int]) -> list[Interval]:
+    """Return the intervals of some tokens, as the draw adds them up."""
+    sums = np.concatenate([[0.0], np.cumsum(np.exp(log_softmax(logits)))])
+    return [Interval(i, tokenizer.decode([i]), float(sums[i]), float(sums[i + 1])) for i in ids]
 
 
 def likeliest(logprobs: Logprobs, count: int) -> list[int]:

@@ -7,11 +7,11 @@ import gradio as gr
 from gpt2demo import plugins
 from gpt2demo.ui.controls import QUIET
 from gpt2demo.ui.page import Page
-from gpt2demo.ui.tabs import ChatTab, ExportTab, TrainTab
+from gpt2demo.ui.tabs import ChatTab, ExportTab, InsideTab, TrainTab
 from gpt2demo.ui.text import escape
 
 TITLE = "gpt2demo"
-DESCRIPTION = "Train a small GPT-2 on your own text, chat with it and export it."
+DESCRIPTION = "Train a small GPT-2 on your own text, look inside, chat with it and export it."
 
 
 def build() -> gr.Blocks:
@@ -24,6 +24,8 @@ def build() -> gr.Blocks:
                 train = TrainTab()
             with gr.Tab("Chat", id="chat") as chat_tab:
                 chat = ChatTab()
+            with gr.Tab("Look inside", id="inside") as inside_tab:
+                inside = InsideTab(chat.pool)
             with gr.Tab("Export", id="export") as export_tab:
                 export = ExportTab()
             for title in plugins.tabs():
@@ -34,6 +36,7 @@ def build() -> gr.Blocks:
         page.load(chat.newest, None, chat.model, **QUIET)
         train.ended.change(chat.after_training, [chat.conversation, chat.model], chat.model, **QUIET)
         gr.on([chat_tab.select, export.done.change], chat.refresh, chat.model, chat.model, **QUIET)
+        gr.on([page.load, train.ended.change, inside_tab.select], inside.refresh, inside.model, inside.model, **QUIET)
         gr.on([page.load, train.ended.change, export_tab.select], export.refresh, export.run, export.run, **QUIET)
     return page
 

@@ -30,7 +30,7 @@ def test_help_and_version_import_nothing_heavy_and_no_plugin() -> None:
 
 
 def test_the_program_has_the_documented_commands() -> None:
-    documented = "ui train resume chat generate eval export import runs plugins data bench install uninstall"
+    documented = "ui train resume chat generate eval inspect export import runs plugins data bench install uninstall"
     assert COMMANDS.keys() >= set(documented.split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -75,6 +76,26 @@ def test_log_probabilities_are_those_of_the_model_and_of_the_draw() -> None:
             (int(i), float(model[i])) for i in model.topk(3).indices
         ]
     assert len({token.id for token in generation.logprobs}) > 1
+
+
+def test_the_random_number_is_in_the_interval_of_the_drawn_token() -> None:
+    for explanation in generate(explain=True, samplers=["temperature:value=1.5", "top-k:k=40"]).explanations:
+        ids = [interval.id for interval in explanation.intervals]
+        assert ids == sorted({explanation.id, *(share.id for share in explanation.stages[-1].top)})
+        shares = {share.id: share.probability for share in explanation.stages[-1].top}
+        for interval in explanation.intervals:
+            assert 0 <= interval.low < interval.high <= 1 + 1e-12
+            assert interval.high - interval.low == pytest.approx(shares.get(interval.id, interval.high - interval.low), abs=1e-9)
+        assert all(a.high <= b.low for a, b in itertools.pairwise(explanation.intervals))
+        drawn = explanation.intervals[ids.index(explanation.id)]
+        assert drawn.low <= explanation.uniform < drawn.high
+
+
+def test_a_greedy_choice_has_the_whole_interval() -> None:
+    for explanation in generate(explain=True, temperature=0).explanations:
+        assert explanation.uniform is None
+        [only] = [interval for interval in explanation.intervals if interval.high > interval.low]
+        assert (only.id, only.low, only.high) == (explanation.id, 0.0, 1.0)
 
 
 def test_the_number_of_alternatives_may_be_zero() -> None:

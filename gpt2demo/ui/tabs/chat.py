@@ -91,12 +91,13 @@ class ChatTab:
 
     Attributes:
         model: the list of models, output of `newest`, input and output of `refresh`.
+        pool: the loaded models.
         conversation: a gr.State with the browser's `Conversation`, input of `after_training`.
 
     """
 
     def __init__(self) -> None:
-        self._pool = models.ModelPool()
+        self.pool = models.ModelPool()
         self.conversation = gr.State(Conversation)
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
@@ -209,7 +210,7 @@ class ChatTab:
         conversation.stopping = False
         yield {self._chat: conversation.messages, self._prompt: "", self._stats: "", **self._buttons(True)}
         try:
-            with self._pool.borrow(values[self.model], values[self._engine], warn) as model:
+            with self.pool.borrow(values[self.model], values[self._engine], warn) as model:
                 generation = model.generate(prompt, config)
                 if generation.dropped:
                     warn(f"the prompt is longer than the context; its first {generation.dropped} tokens are ignored")
