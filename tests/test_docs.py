@@ -37,7 +37,7 @@ from gpt2demo.interfaces import SamplingContext
 from gpt2demo.plugins import Registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 OTHERS = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -307,7 +307,9 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
 
 @each_page
 def test_every_page_is_linked_from_the_readme_and_the_index(page: str) -> None:
-    if page.startswith("docs/") and page != "docs/README.md":
+    if page.startswith("docs/course/") and page != "docs/course/README.md":
+        assert f"({page.removeprefix('docs/course/')})" in read("docs/course/README.md")
+    elif page.startswith("docs/") and page != "docs/README.md":
         assert f"({page})" in read("README.md")
         assert f"({page.removeprefix('docs/')})" in read("docs/README.md")
 
