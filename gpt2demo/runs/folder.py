@@ -159,6 +159,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def milestones(self) -> Path:
+        """Folder of the weights that are kept to look back, in the form of checkpoints."""
+        return self.path / "milestones"
+
+    @property
     def metrics(self) -> Path:
         """File with a record per step and evaluation."""
         return self.path / "metrics.jsonl"

@@ -32,6 +32,7 @@ from gpt2demo.runs.checkpoint import Checkpoint
 from gpt2demo.runs.folder import Run, State, Status, now
 from gpt2demo.training.batches import Batches
 from gpt2demo.training.events import Ended, Evaluation, Event, Sample, Saved, Started, Step, StopRequest, record
+from gpt2demo.training.milestones import default_milestones, milestone_steps
 from gpt2demo.training.optimizers import freeze
 from gpt2demo.training.parallel import layout
 from gpt2demo.training.patience import Patience
@@ -79,6 +80,9 @@ class Training:
         self.sizes = load_sizes(run.data)
         self.train_batches, self.validation_batches = self._batches("train"), self._batches("validation")
         self.total_steps = total_steps(self.config, self.train_batches.windows.per_epoch)
+        milestones = self.config.milestones
+        count = default_milestones(self.model_config.n_parameters) if milestones is None else milestones
+        self._milestones = milestone_steps(count, self.total_steps)
         self.step = 0
         self.status: Status = "running"
         self.validation_loss: float | None = None
@@ -120,7 +124,8 @@ class Training:
         """Return the newest valid checkpoint if there is one, after removing what a killed process has left."""
 
         def find() -> dict[str, Any] | None:
-            checkpoint.clean(self.run.checkpoints)
+            for folder in (self.run.checkpoints, self.run.milestones):
+                checkpoint.clean(folder)
             if not any(self.run.checkpoints.glob("step-*")):
                 return None
             found = checkpoint.newest(self.run.checkpoints)
@@ -198,6 +203,7 @@ class Training:
 
     def _loop(self, stop: StopRequest) -> Iterator[Event]:
         yield self._started()
+        self._keep_milestone()
         if self.step == 0 or self.validation_loss is None:  # new, or interrupted between a step and its evaluation
             yield from self._evaluation_if_due()
         while self.step < self.total_steps:
@@ -209,6 +215,7 @@ class Training:
                 self.status = requested
                 break
             yield self._step()
+            self._keep_milestone()
             yield from self._evaluation_if_due()
             if self._due(self.config.save_every) and not self.patience.exhausted:
                 yield self.save_now()
@@ -321,6 +328,18 @@ class Training:
         """Write a checkpoint unless this step has one, when other processes have ended or do not answer."""
         if self.group.leader and not self.layout.lost_with_a_process:
             self.save_if_new()
+
+    def _keep_milestone(self) -> None:
+        """Write the weights of this step if it is a milestone."""
+        if self.step not in self._milestones:
+            return
+        model, _ = self.layout.to_save(self.model, self.optimizer)
+        progress = {"step": self.step, "validation_loss": None, "time": now()}
+
+        def save() -> None:
+            weights.save_checkpoint(self.run.milestones, model, self.run.tokenizer, None, progress)
+
+        self.group.lead(save)
 
     def save_now(self) -> Saved:
         """Write a checkpoint, then prune old ones."""
