@@ -34,7 +34,7 @@ from gpt2demo.training.prepare import prepare_run
 
 OWN = "gpt2demo"
 PEERS = ("transformers", "nanogpt")
-RECIPE = {"learning_rate": 3e-4, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99, "grad_clip": 1.0}
+RECIPE: dict[str, Any] = {"learning_rate": 3e-4, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99, "grad_clip": 1.0}
 """The same for all programs; the learning rate is constant."""
 TOLERANCE = 0.01
 """Relative difference of two losses that counts as none: that of bf16 and fp32 is below."""
