@@ -106,8 +106,9 @@ class _TrainingDisplay:
 
     def _start(self, event: Started) -> None:
         self._bar.update(self._task, total=event.total_steps, completed=event.step)
+        several = f", {event.processes} processes" if event.processes > 1 else ""
         tokens = ", ".join(f"{count:,} {split} tokens" for split, count in event.tokens.items())
-        self._print(f"run {event.run}: {event.parameters:,} parameters, {tokens}, {event.device} {event.dtype}")
+        self._print(f"run {event.run}: {event.parameters:,} parameters, {tokens}, {event.device} {event.dtype}{several}")
 
     def _advance(self, event: Step) -> None:
         speed, left = f"{event.tokens_per_second:,.0f}", str(timedelta(seconds=round(event.seconds_left)))

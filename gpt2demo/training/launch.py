@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt2demo.errors import CheckpointError, Error, ProcessError, Terminated, TrainingError, UserError
 from gpt2demo.runs.folder import Run
-from gpt2demo.storage import remove_folder
+from gpt2demo.storage import read_json, remove_folder
+from gpt2demo.terminal import print_message
 from gpt2demo.training.jobs import options
 
 if TYPE_CHECKING:
@@ -67,11 +68,23 @@ def launch(run: Run, processes: int, **changes: Any) -> None:
         except ChildFailedError as error:
             raise _failure(error, run, processes) from None
         except SignalException as error:
-            if not run.has_state:  # stopped before the training started
-                remove_folder(run.path)
+            _after_signal(run)
             raise Terminated(128 + error.sigval) from None
         finally:
             logging.disable(logging.NOTSET)
+
+
+def _after_signal(run: Run) -> None:
+    """Remove a run that a signal stopped before its training started; report that a process had to be killed."""
+    if not run.has_state:
+        remove_folder(run.path)
+        return
+    with suppress(CheckpointError):
+        if read_json(run.path / "state.json").get("status") != "running":
+            return
+        text = "a process did not react to the signal and was killed"
+        run.write_state(replace(run.read_state(), error=text))
+        print_message(f"{text}; continue with `gpt2demo resume {run.name}`")
 
 
 def launched_here() -> bool:
