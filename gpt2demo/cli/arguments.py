@@ -11,7 +11,7 @@ from gpt2demo.config import PRESETS, DeviceName, EngineName
 TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl and .parquet; the first three also as .gz"
 
 ModelArgument = Annotated[
-    str | None, typer.Argument(help="run name, or path of a run, checkpoint or export; default: the newest run")
+    str | None, typer.Argument(help="run name, path of a run, checkpoint or export, or RUN@best, RUN@STEP; default: the newest run")
 ]
 RunArgument = Annotated[str, typer.Argument(help="run name or path")]
 TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2demo.errors import CheckpointError, RunError
-from gpt2demo.runs.checkpoint import is_checkpoint
+from gpt2demo.runs.checkpoint import Checkpoint, best_of, is_checkpoint, valid_checkpoints
 from gpt2demo.runs.folder import Run, exports_dir, runs_dir
 
 NAME_LIMIT = 80  # characters of a name that a message quotes
@@ -49,7 +49,8 @@ def find_model(name: str | None, is_other: Callable[[Path], bool]) -> Run | Path
     """Return the run, or the checkpoint or other model folder, that a MODEL argument refers to.
 
     Args:
-        name: a run's name, or the path of a run, checkpoint or other model folder; None means the newest run.
+        name: a run's name, or the path of a run, checkpoint or other model folder; None means the newest run. `RUN@best`,
+            `RUN@newest` and `RUN@STEP` name a checkpoint, see `find_checkpoint`.
         is_other: returns whether a folder is another kind of model that the caller accepts, such as an export.
 
     Raises:
@@ -65,7 +66,46 @@ def find_model(name: str | None, is_other: Callable[[Path], bool]) -> Run | Path
         if is_checkpoint(path) or is_other(path):
             return path
     refuse_pickle(Path(name))
+    if "@" in name:
+        run, _, which = name.rpartition("@")
+        return find_checkpoint(find_run(run), which).path
     raise RunError(f"model {name[:NAME_LIMIT]!r}: not a run, checkpoint or export; {_existing_runs()}")
+
+
+def find_checkpoint(run: Run, which: str | int) -> Checkpoint:
+    """Return a checkpoint of a run. Its files are not verified.
+
+    Args:
+        run: the run.
+        which: `best` for the lowest validation loss, `newest`, or a step, also that of a milestone.
+
+    Raises:
+        RunError: the run has no such checkpoint; the message names those that it has.
+    """
+    saved = saved_checkpoints(run)
+    found: Checkpoint | None = None
+    if which == "best":
+        found = best_of(saved)
+    elif which == "newest" and saved:
+        found = saved[-1]
+    elif str(which).isdecimal():
+        found = {entry.step: entry for entry in [*saved_milestones(run), *saved]}.get(int(which))
+    if found:
+        return found
+    steps = sorted({entry.step for entry in [*saved_milestones(run), *saved]})
+    names = [*(["best"] if best_of(saved) else []), *(["newest"] if saved else []), *map(str, steps)]
+    existing = f"available: {', '.join(names)}" if names else "it has none yet"
+    raise RunError(f"run {run.name!r}: has no checkpoint {str(which)[:NAME_LIMIT]!r}; {existing}")
+
+
+def saved_checkpoints(run: Run) -> list[Checkpoint]:
+    """Return the checkpoints of a run, oldest first. Their files are not verified."""
+    return list(valid_checkpoints(run.checkpoints, verified=False))[::-1]
+
+
+def saved_milestones(run: Run) -> list[Checkpoint]:
+    """Return the milestones of a run, oldest first: weights without optimizer state. Their files are not verified."""
+    return list(valid_checkpoints(run.milestones, verified=False))[::-1]
 
 
 def _candidates(name: str, *folders: Path) -> list[Path]:

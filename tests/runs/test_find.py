@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,56 @@ def test_a_model_is_the_newest_run_or_a_checkpoint_or_another_accepted_folder(ru
     assert find_model(str(tmp_path), lambda path: path == tmp_path) == tmp_path
     with pytest.raises(RunError, match="not a run, checkpoint or export; runs in .*: mine$"):
         find_model("other", never)
+
+
+@pytest.fixture
+def two_checkpoints(run_copy: Run) -> Run:
+    """A run with checkpoints at steps 6 and 12, of which the first has the lower loss, and without milestones."""
+    shutil.rmtree(run_copy.milestones, ignore_errors=True)
+    set_loss(run_copy.checkpoints / "step-00000006", 1.5)
+    return run_copy
+
+
+def test_a_checkpoint_of_a_run_is_named_after_an_at_sign(two_checkpoints: Run, tmp_path: Path) -> None:
+    run = two_checkpoints
+    shutil.copytree(run.checkpoints / "step-00000006", run.milestones / "step-00000003")
+    (run.milestones / "step-00000003" / "trainer.json").write_text('{"step": 3, "validation_loss": null}')
+    for name, step in (("mine@best", 6), ("mine@newest", 12), ("mine@6", 6), ("mine@12", 12), (f"{run.path}@best", 6)):
+        assert find_model(name, never) == run.checkpoints / checkpoint.folder_name(step)
+    assert find_model("mine@3", never) == run.milestones / "step-00000003"
+    (folder := tmp_path / "runs" / "a@best").mkdir()
+    assert find_model("a@best", lambda path: path == folder) == folder, "an existing folder is preferred"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine@7", "run 'mine': has no checkpoint '7'; available: best, newest, 6, 12$"),
+        ("mine@worst", "run 'mine': has no checkpoint 'worst'; available: best"),
+        ("mine@", "run 'mine': has no checkpoint ''; available: best"),
+        ("other@best", "unknown run 'other'; runs in .*: mine$"),
+    ],
+)
+@pytest.mark.usefixtures("two_checkpoints")
+def test_an_unknown_checkpoint_is_an_error_that_lists_those_of_the_run(name: str, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        find_model(name, never)
+
+
+def test_the_best_checkpoint_needs_an_evaluation(two_checkpoints: Run) -> None:
+    for step in (6, 12):
+        set_loss(two_checkpoints.checkpoints / checkpoint.folder_name(step), None)
+    with pytest.raises(RunError, match="has no checkpoint 'best'; available: newest, 6, 12$"):
+        find_model("mine@best", never)
+    shutil.rmtree(two_checkpoints.checkpoints)
+    with pytest.raises(RunError, match="has no checkpoint '12'; it has none yet"):
+        find_model("mine@12", never)
+
+
+def set_loss(folder: Path, loss: float | None) -> None:
+    """Change the validation loss of a checkpoint."""
+    file = folder / "trainer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "validation_loss": loss}), encoding="utf-8")
 
 
 def test_without_any_run_the_newest_is_an_error() -> None:
