@@ -59,17 +59,21 @@ def negative_log_likelihood(logits: npt.NDArray[np.float32], targets: npt.NDArra
 def ranks(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return how many tokens are more likely than each target: (..., V) and (...) -> (...). Ties go to lower ids."""
     chosen = np.take_along_axis(logits, targets[..., None], axis=-1)
-    better: npt.NDArray[np.int64] = (logits > chosen).sum(-1)
-    equal = logits == chosen
-    return better + (equal & (np.arange(logits.shape[-1]) < targets[..., None])).sum(-1)
+    first = (logits == chosen) & (np.arange(logits.shape[-1]) < targets[..., None])
+    found: npt.NDArray[np.int64] = (logits > chosen).sum(-1) + first.sum(-1)
+    return found
+
+
+PADDING = -1
+"""In windows of ids: no token. It follows the end of a document that is shorter than its window, and has no loss."""
 
 
 def token_losses(model: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> torch.Tensor:
-    """Return the loss of each next token with gradients: windows (B, T + 1) int64 -> (B, T) float32."""
+    """Return the loss of each next token with gradients: windows (B, T + 1) int64 -> (B, T) float32; of PADDING, 0."""
     from torch.nn import functional as F
 
-    ids, targets = windows[:, :-1], windows[:, 1:]  # (B, T)
+    ids, targets = windows[:, :-1].clamp(min=0), windows[:, 1:]  # (B, T)
     logits = model(ids).float()  # (B, T, V)
     # Flat logits: cross_entropy of transposed ones, (B, V, T), takes a third longer at a vocabulary of 1,000.
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=PADDING)
     return losses.view(targets.shape)

@@ -26,7 +26,8 @@ from gpt2demo.runs.folder import Run
 from gpt2demo.storage import read_json, write_json
 
 TOKEN_LIMIT = 5_000_000
-"""Training tokens, and bytes, that are counted, the last ones: five million take about a minute and 2 GB."""
+"""Training tokens, and bytes, that are counted, the last ones, and validation tokens that are predicted, the first ones: five
+million take about a minute and 2 GB."""
 XZ_LIMIT = 2**24
 """Training bytes that xz sees, the last ones: it needs about a second for each million."""
 FILE = "baselines.json"
@@ -100,7 +101,8 @@ def compute(train: Ids, validation: Ids, vocab_size: int, decode: Callable[[list
     """
     if not len(train) or not len(validation):
         raise DataError("the training or the validation text is empty")
-    train, text = train[-TOKEN_LIMIT:], decode(validation.tolist()).encode()
+    train, validation = train[-TOKEN_LIMIT:], validation[:TOKEN_LIMIT]
+    text = decode(validation.tolist()).encode()
     train_bytes = np.frombuffer(decode(train.tolist()).encode(), np.uint8)
     validation_bytes = np.frombuffer(text, np.uint8)
     methods: dict[str, Callable[[], float]] = {

@@ -125,7 +125,8 @@ def _contexts_of(shorter: Grams, longer: Grams) -> Array:
 def _order(keys: Array, counts: Array, contexts: Array, number: int) -> Order:
     """Discount the counts, and add up the counts and discounts of each of the `number` contexts."""
     discounts = np.array([0.0, *_discounts(counts)])[np.minimum(counts, 3)]
-    totals, freed = (np.bincount(contexts, values, minlength=number) for values in (counts, discounts))
+    totals = np.bincount(contexts, counts, minlength=number).astype(np.float64)
+    freed = np.bincount(contexts, discounts, minlength=number).astype(np.float64)
     return Order(keys, counts - discounts, totals, freed)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2demo.config import DataConfig, EvalConfig, GenerateConfig
 from gpt2demo.data.tokens import load_ids
-from gpt2demo.evaluation.baselines import Baselines, baselines, compute, verdict
+from gpt2demo.evaluation.baselines import TOKEN_LIMIT, Baselines, baselines, compute, verdict
 from gpt2demo.evaluation.copying import Copied, Source
 from gpt2demo.evaluation.fables import accepted
 from gpt2demo.evaluation.overfitting import overfitting_since
@@ -73,7 +73,7 @@ class Report:
     @property
     def verdict(self) -> str | None:
         """One sentence that compares the model with the baselines."""
-        return self.baselines and verdict(self.score.bits_per_byte, self.baselines)
+        return verdict(self.score.bits_per_byte, self.baselines) if self.baselines else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all values, for JSON."""
@@ -119,7 +119,9 @@ def evaluate_all(
     settings = settings or EvalConfig()
     first, run = models[0], own_run(models[0])
     text = read_text(first, places, config)
-    found = run and (_baselines_on(text, run, first) if places else baselines(run, first))
+    found = None
+    if run:
+        found = _baselines_on(text, run, first) if places else baselines(run, first)
     texts = [text, *(encoded(documents(text, first), other) for other in models[1:])]
     return [_report(model, text, found, settings) for model, text in zip(models, texts, strict=True)]
 
@@ -155,7 +157,9 @@ def _baselines_on(text: Text, run: Run, model: Model) -> Baselines:
 def samples_of(model: Model, run: Run, count: int) -> Samples:
     """Draw samples and compare them with the run's training text."""
     texts = [text.text for text in model.generate_batch([""], SAMPLE.with_changes(samples=count))]
-    train, validation = (model.tokenizer.decode(load_ids(run.data, split).tolist()) for split in ("train", "validation"))
+    decode = model.tokenizer.decode
+    train = decode(load_ids(run.data, "train")[-TOKEN_LIMIT:].tolist())
+    validation = decode(load_ids(run.data, "validation")[:TOKEN_LIMIT].tolist())
     held_out = _pieces(validation, [len(text) for text in texts])
     source = Source(train.encode())
     return Samples(

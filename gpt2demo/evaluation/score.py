@@ -25,6 +25,8 @@ from gpt2demo.runs.folder import Run
 LOGITS_BYTES = 2**28
 """Upper bound of the size of one batch's logits: those of 16 windows of GPT-2 are 3 GB."""
 
+DECODED = 2**22  # ids that are decoded at once, to count characters
+
 
 @dataclass(frozen=True)
 class Score:
@@ -131,7 +133,8 @@ def encoded(documents: Sequence[str], model: Model) -> Text:
 def split_of(run: Run, model: Model, split: str) -> Text:
     """Return a split of a run's own text."""
     ids = load_ids(run.data, split)
-    return Text(ids, load_sizes(run.data)[split].bytes, len(model.tokenizer.decode(ids.tolist())))
+    parts = (model.tokenizer.decode(ids[start : start + DECODED].tolist()) for start in range(0, len(ids), DECODED))
+    return Text(ids, load_sizes(run.data)[split].bytes, sum(map(len, parts)))
 
 
 def score(

@@ -29,9 +29,9 @@ class Variety:
 def variety(texts: Sequence[str]) -> Variety:
     """Return how varied texts are."""
     words = [_WORD.findall(text) for text in texts]
-    distinct = (_distinct(list(chain.from_iterable(_ngrams(sample, n) for sample in words))) for n in (1, 2, 3))
+    one, two, three = (_distinct(list(chain.from_iterable(_ngrams(sample, n) for sample in words))) for n in (1, 2, 3))
     repeated = [1 - _distinct(_ngrams(sample, 4)) for sample in words]
-    return Variety(*distinct, repetition=sum(repeated) / max(1, len(repeated)))
+    return Variety(one, two, three, sum(repeated) / max(1, len(repeated)))
 
 
 def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -75,7 +75,12 @@ def _parts(text: Tensor, twice: Tensor, length: int) -> tuple[Tensor, Tensor, Te
     previous = text.diagonal(-1, -2, -1)  # (H, T - 1)
     first = text[:, 1:, 0]
     induction = twice.diagonal(1 - length, -2, -1)  # row i, column i - length + 1
-    return tuple(part.mean(-1) if part.shape[-1] else part.new_zeros(len(part)) for part in (previous, first, induction))
+    return _mean(previous), _mean(first), _mean(induction)
+
+
+def _mean(weights: Tensor) -> Tensor:
+    """Return the mean over the last dimension; 0 if it is empty."""
+    return weights.mean(-1) if weights.shape[-1] else weights.new_zeros(len(weights))
 
 
 def _even(length: int) -> Tensor:

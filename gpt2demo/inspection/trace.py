@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt2demo.config import ModelConfig
 from gpt2demo.errors import Error, SettingError
-from gpt2demo.model import GPT2, attention_weights
+from gpt2demo.model import GPT2, Block, attention_weights
 from gpt2demo.runs.weights import meta_model, with_weights
 
 TOLERANCE = 1e-3
@@ -59,7 +59,7 @@ class Trace:
     def attention_output(self, layer: int) -> Tensor:
         """Compute from the recorded parts what the attention of one layer adds to the stream: (T, C)."""
         mixed = self.attention(layer) @ self._heads(layer)[2]  # (H, T, D)
-        output: Tensor = self.model.h[layer].attn.c_proj(mixed.transpose(0, 1).flatten(1))
+        output: Tensor = blocks(self.model)[layer].attn.c_proj(mixed.transpose(0, 1).flatten(1))
         return output
 
 
@@ -81,7 +81,7 @@ def trace(model: GPT2, ids: Sequence[int]) -> Trace:
     stream: list[Tensor] = []
     qkv: list[Tensor] = []
     written: list[Tensor] = []
-    for block in copy.h:
+    for block in blocks(copy):
         block.register_forward_pre_hook(lambda module, inputs: stream.append(inputs[0][0]))
         block.attn.c_attn.register_forward_hook(lambda module, inputs, output: qkv.append(output[0]))
         block.attn.register_forward_hook(lambda module, inputs, output: written.append(output[0]))
@@ -92,6 +92,11 @@ def trace(model: GPT2, ids: Sequence[int]) -> Trace:
     for layer, output in enumerate(written):
         _check(layer, found.attention_output(layer), output)
     return found
+
+
+def blocks(model: GPT2) -> list[Block]:
+    """Return the layers of a model."""
+    return [block for block in model.h if isinstance(block, Block)]
 
 
 def twin(model: GPT2) -> GPT2:

@@ -43,8 +43,14 @@ class InsideTab:
                 info = "attention, logit lens and anatomy need a run; of an export, only the surprise can be seen"
                 self.model = gr.Dropdown([], label="Model", info=info, elem_id="inside-model")
                 self._look = gr.Button("Look inside", variant="primary", elem_id="look")
-        code = {"css_template": asset("views.css"), "js_on_load": asset("views.js") + ON_LOAD}
-        self._views = gr.HTML("", html_template=TEMPLATE, apply_default_css=False, elem_id="views", **code)
+        self._views = gr.HTML(
+            "",
+            html_template=TEMPLATE,
+            css_template=asset("views.css"),
+            js_on_load=asset("views.js") + ON_LOAD,
+            apply_default_css=False,
+            elem_id="views",
+        )
         options = {"fn": self._inspect, "inputs": [self._text, self.model], "outputs": self._views, **QUIET}
         gr.on([self._look.click, self._text.submit], concurrency_limit=1, **options)
 
