@@ -6,14 +6,17 @@ import contextlib
 import ctypes
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
 
 from gpt2demo.errors import CheckpointError, SettingError
+from gpt2demo.memory import out_of_memory
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+WARNING, FATAL = 2, 4  # severities of onnxruntime's messages; 2 is its default
 
 
 class Opened(NamedTuple):
@@ -71,8 +74,9 @@ def open_session(file: Path, device: Device, dtype: str, threads: int) -> Opened
     requested = expected_provider(device, dtype)
     if requested == "CPUExecutionProvider":
         return Opened(_session(file, threads), requested, "the session runs on the CPU")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints missing libraries; the error below reports them
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # the libraries that are missing
         onnxruntime.preload_dlls()
+    onnxruntime.set_default_logger_severity(FATAL)  # it would print several lines about them
     eager_reason = None
     try:
         session = _session(file, threads, {"enable_cuda_graph": "1"})
@@ -81,11 +85,25 @@ def open_session(file: Path, device: Device, dtype: str, threads: int) -> Opened
             raise
         eager_reason = f"{file.name} copies between GPU and host, which a CUDA graph cannot contain"
         session = _session(file, threads, {})
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)
     provider: str = session.get_providers()[0]
-    if device == "cuda" and not provider.startswith("CUDA"):
-        needed = f"CUDA {onnxruntime.cuda_version} and cuDNN 9"
-        raise SettingError(f"device='cuda': onnxruntime {onnxruntime.__version__} could not load {needed}; or use --device cpu")
-    return Opened(session, provider, eager_reason if provider.startswith("CUDA") else "the session runs on the CPU")
+    if provider.startswith("CUDA"):
+        return Opened(session, provider, eager_reason)
+    if device == "cuda":
+        raise SettingError(f"device='cuda': {_missing_libraries(printed.getvalue())}; or use --device cpu")
+    return Opened(session, provider, "the session runs on the CPU")
+
+
+def _missing_libraries(printed: str) -> str:
+    """Return what onnxruntime could not load, from what it has printed, and a remedy."""
+    import onnxruntime
+
+    needed = f"CUDA {onnxruntime.cuda_version} and cuDNN 9"
+    found = re.findall(r"Failed to load ([^\s:]+)", printed)
+    names = f" ({', '.join(found)} cannot be loaded)" if found else ""
+    remedy = 'install them with `pip install "onnxruntime-gpu[cuda,cudnn]"`'
+    return f"onnxruntime {onnxruntime.__version__} needs {needed}{names}; {remedy}"
 
 
 def _session(file: Path, threads: int, cuda: dict[str, str] | None = None) -> Any:
@@ -93,6 +111,7 @@ def _session(file: Path, threads: int, cuda: dict[str, str] | None = None) -> An
 
     Raises:
         CheckpointError: onnxruntime cannot load the file, or not with these options.
+        MemoryError: memory ran out.
     """
     import onnxruntime
 
@@ -103,6 +122,8 @@ def _session(file: Path, threads: int, cuda: dict[str, str] | None = None) -> An
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=[*providers, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has one class per kind of error, without a common base
+        if out_of_memory(error):
+            raise MemoryError from error
         raise CheckpointError(f"{file}: onnxruntime cannot load it ({' '.join(str(error).split())[:200]})") from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from gpt2demo.engines import onnx as onnx_engine
 from gpt2demo.engines.binding import NO_CAPTURE, GpuBinding
 from gpt2demo.engines.onnx import OnnxEngine
 from gpt2demo.engines.session import Opened, open_session
-from gpt2demo.errors import CheckpointError
+from gpt2demo.errors import CheckpointError, SettingError
 
 
 class Memory:
@@ -166,3 +168,23 @@ def test_a_graph_that_copies_to_the_host_is_opened_without_capture(monkeypatch: 
     assert opened == [{"enable_cuda_graph": "1"}, {}]
     assert found.provider == "CUDAExecutionProvider"
     assert found.eager_reason == "generate.onnx copies between GPU and host, which a CUDA graph cannot contain"
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_missing_libraries_are_one_line_for_cuda_and_silent_for_auto(
+    tiny_export: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], device: Any
+) -> None:
+    """A driver without CUDA's libraries: onnxruntime prints what it cannot load, and its sessions run on the CPU."""
+    monkeypatch.setattr(session, "expected_provider", lambda device, dtype: "CUDAExecutionProvider")
+    monkeypatch.setattr(
+        onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas.so.13: cannot open shared object file")
+    )
+    with contextlib.nullcontext() if device == "auto" else pytest.raises(SettingError) as refused:
+        found = open_session(tiny_export / "model.onnx", device, "fp16", 1)
+        assert (found.provider, found.eager_reason) == ("CPUExecutionProvider", "the session runs on the CPU")
+    if refused:
+        message = (
+            r"device='cuda': onnxruntime \S+ needs CUDA .* and cuDNN 9 \(libcublas.so.13 cannot be loaded\); install them .*"
+        )
+        assert re.fullmatch(message, str(refused.value))
+    assert capfd.readouterr() == ("", "")
