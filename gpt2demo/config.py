@@ -326,6 +326,25 @@ PRESETS: dict[str, Preset] = {
         tokenizer="bpe",
         tokenizer_options={"vocab_size": "1024"},
     ),
+    "small": Preset(
+        summary="your own text: some minutes on two cores",
+        model=ModelConfig(vocab_size=1024, n_positions=128, n_embd=256, n_head=8, n_layer=4, dropout=0.1, initializer_range=0.06),
+        train=TrainConfig(batch_size=32, steps=750, learning_rate=3e-3, schedule="linear", min_learning_rate=0.0),
+        tokenizer="bpe",
+        tokenizer_options={"vocab_size": "1024"},
+    ),
+    "shakespeare-char": Preset(
+        summary="nanoGPT's characters of Shakespeare on a CPU, the same shape and tokens: 2 minutes",
+        model=ModelConfig(vocab_size=65, n_positions=64, n_embd=128, n_head=4, n_layer=4, initializer_range=0.07),
+        train=TrainConfig(batch_size=12, steps=2000, learning_rate=4e-3, schedule="linear", min_learning_rate=0.0),
+        tokenizer="char",
+    ),
+    "shakespeare-char-gpu": Preset(
+        summary="nanoGPT's characters of Shakespeare on a GPU, the same shape",
+        model=ModelConfig(vocab_size=65, n_positions=256, n_embd=384, n_head=6, n_layer=6, dropout=0.3, initializer_range=0.04),
+        train=TrainConfig(batch_size=64, steps=2500, learning_rate=2e-3, schedule="linear", min_learning_rate=0.0),
+        tokenizer="char",
+    ),
     "seed": Preset(
         summary="the original program: 3.2 million parameters, Adam at a constant 3e-4",
         model=ModelConfig(vocab_size=256, n_positions=100, n_embd=256, n_head=4, n_layer=4, dropout=0.1),
