@@ -7,6 +7,7 @@
     model = gpt2demo.load("mine")
     for piece in model.generate("Once upon", max_new_tokens=200, seed=1):
         print(piece, end="")
+    gpt2demo.Run("mine").losses()
 
 The import is light: torch comes with the first use.
 """
@@ -35,6 +36,9 @@ from gpt2demo.hookspecs import hookimpl
 from gpt2demo.plugins import samplers, tokenizers
 
 if TYPE_CHECKING:
+    from gpt2demo import events  # noqa: F401  # an attribute that `__getattr__` imports
+    from gpt2demo.api import Run, list_runs
+    from gpt2demo.evaluation.score import evaluate
     from gpt2demo.generation.load import load
     from gpt2demo.training.train import train
 
@@ -54,13 +58,16 @@ __all__ = [
     "ModelConfig",
     "PluginError",
     "PluginFailure",
+    "Run",
     "RunError",
     "SettingError",
     "TokenizerError",
     "TrainConfig",
     "TrainingError",
     "UserError",
+    "evaluate",
     "hookimpl",
+    "list_runs",
     "load",
     "samplers",
     "tokenizers",
@@ -68,13 +75,18 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Run": "gpt2demo.api",
+    "evaluate": "gpt2demo.evaluation.score",
+    "list_runs": "gpt2demo.api",
     "load": "gpt2demo.generation.load",
     "train": "gpt2demo.training.train",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import the heavy names at their first use (PEP 562)."""
+    """Import the heavy names, and `events`, at their first use (PEP 562)."""
+    if name == "events":
+        return importlib.import_module("gpt2demo.events")
     if name not in _LAZY:
         raise AttributeError(f"module 'gpt2demo' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

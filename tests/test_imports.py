@@ -25,7 +25,7 @@ ORDER: list[str] = [
     "generation",
     "evaluation export training",
     "inspection",
-    "bench events testing ui",
+    "api bench events testing ui",
     "cli",
     "__main__",
 ]
@@ -130,8 +130,11 @@ def test_the_public_names_are_pinned() -> None:
     errors = {"CheckpointError", "DataError", "Error", "ExportError", "PluginError", "PluginFailure", "RunError", "SettingError"}
     errors |= {"TokenizerError", "TrainingError", "UserError"}
     configs = {"DataConfig", "GenerateConfig", "ModelConfig", "TrainConfig"}
-    assert set(gpt2demo.__all__) == {"train", "load", "tokenizers", "samplers", "hookimpl"} | errors | configs
+    functions = {"train", "load", "evaluate", "list_runs", "tokenizers", "samplers"}
+    assert set(gpt2demo.__all__) == functions | {"Run", "hookimpl"} | errors | configs
     assert all(getattr(gpt2demo, name) is not None for name in gpt2demo.__all__)
+    assert run("import gpt2demo; print(gpt2demo.events.Step.__name__)") == "Step"
+    assert not set(gpt2demo.__all__) & packages().keys(), "such a name is the package or the object, depending on the imports"
 
 
 def test_the_type_marker_is_in_the_wheel() -> None:

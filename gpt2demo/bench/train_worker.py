@@ -14,8 +14,8 @@ import torch
 
 from gpt2demo.bench.protocol import serve
 from gpt2demo.engines.hardware import peak_memory
-from gpt2demo.events import Event, Step
 from gpt2demo.runs.folder import Run
+from gpt2demo.training.events import Event, Step
 from gpt2demo.training.train import train_run
 
 PRODUCTS = 5

@@ -85,13 +85,13 @@ class Text:
 
 
 def evaluate(
-    model: Model, places: Sequence[str | Path] = (), config: DataConfig | None = None, *, stride: int | None = None
+    model: Model, places: str | Path | Sequence[str | Path] = (), config: DataConfig | None = None, *, stride: int | None = None
 ) -> Score:
     """Score a model on text, or on the validation split of its own run.
 
     Args:
         model: a loaded model.
-        places: files, folders, globs and URLs.
+        places: files, folders, globs and URLs, one or several.
         config: how to read and clean them.
         stride: as in `score`.
 
@@ -100,7 +100,7 @@ def evaluate(
         RunError: no files are given, and the model does not belong to a run with a validation split.
         SettingError: settings for reading files are given, but no files; or the stride is larger than the context.
     """
-    text = read_text(model, places, config)
+    text = read_text(model, [places] if isinstance(places, str | Path) else places, config)
     return score(model.engine, text.ids, text.bytes, text.characters, stride=stride)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from gpt2demo.errors import CheckpointError, Error, ProcessError, RunError, Sett
 from gpt2demo.runs.find import find_run
 from gpt2demo.runs.folder import INTERRUPTS, Run, State, Status
 from gpt2demo.storage import remove_temporaries
+from gpt2demo.training.callback import Callback, with_callback
 from gpt2demo.training.events import Event, StopRequest
 from gpt2demo.training.loop import Training
 from gpt2demo.training.prepare import prepare_run
@@ -29,8 +30,9 @@ def train(
     tokenizer_options: dict[str, str] | None = None,
     init_from: str | None = None,
     stop: StopRequest = lambda: None,
+    callback: Callback | None = None,
     **settings: Any,
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Train a new model.
 
     Args:
@@ -43,6 +45,7 @@ def train(
         init_from: a run, checkpoint or Hugging Face folder whose weights, shape and tokenizer the new run starts with;
             `n_positions` may shorten its context, and `freeze_layers` excludes its first layers from training.
         stop: called before each step; a result other than None ends the run with a checkpoint.
+        callback: called with each event. If it returns "stop", the training ends before its next step, with a checkpoint.
         settings: fields of `ModelConfig`, `TrainConfig` and `DataConfig`.
 
     Yields:
@@ -64,7 +67,7 @@ def train(
             init_from=init_from,
             **settings,
         )
-        yield from train_run(made, stop, group)
+        yield from with_callback(callback, stop, lambda stop: train_run(made, stop, group))
 
 
 def prepare(group: Group, *arguments: Any, **settings: Any) -> Run:
@@ -76,22 +79,25 @@ def prepare(group: Group, *arguments: Any, **settings: Any) -> Run:
     return Run(Path(group.lead(lead)))
 
 
-def resume(run: str, *, stop: StopRequest = lambda: None, **changes: Any) -> Iterator[Event]:
+def resume(
+    run: str, *, stop: StopRequest = lambda: None, callback: Callback | None = None, **changes: Any
+) -> Generator[Event]:
     """Continue a run from its newest valid checkpoint.
 
     Args:
         run: its name or path.
-        stop: as in `train`.
+        stop, callback: as in `train`.
         changes: `steps` or `epochs`, a new length of the whole run; `nproc` and `shard`. By default they are unchanged.
 
     Raises:
         RunError: the run does not exist, or has no steps left.
     """
     with join() as group:
-        yield from train_run(find_run(run), stop, group, **changes)
+        found = find_run(run)
+        yield from with_callback(callback, stop, lambda stop: train_run(found, stop, group, **changes))
 
 
-def train_run(run: Run, stop: StopRequest = lambda: None, group: Group | None = None, **changes: Any) -> Iterator[Event]:
+def train_run(run: Run, stop: StopRequest = lambda: None, group: Group | None = None, **changes: Any) -> Generator[Event]:
     """Train a prepared run under its lock, and keep its state.json correct in every case.
 
     Args:

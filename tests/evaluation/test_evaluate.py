@@ -38,6 +38,12 @@ def test_a_model_is_scored_on_files(model: Model, tmp_path: Path) -> None:
     assert evaluate(model, [tmp_path / "a.txt", tmp_path / "b.txt"]) == score(model.engine, ids, len(ids), characters)
 
 
+def test_a_single_file_needs_no_list(model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("The quick brown fox.", encoding="utf-8")
+    assert evaluate(model, file) == evaluate(model, str(file)) == evaluate(model, [file])
+
+
 def test_settings_for_reading_need_files(model: Model) -> None:
     with pytest.raises(SettingError, match="normalize=nfc: there is no text to read"):
         evaluate(model, config=DataConfig(normalize="nfc"))
