@@ -20,6 +20,7 @@ _OPTION = re.compile(rf"[^,=]*=\s*{_QUOTED.pattern}\s*(?=,|$)|[^,]+", re.DOTALL)
 Model = TypeVar("Model", bound=BaseModel)
 EngineName = Literal["auto", "torch", "onnx"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+AUTO = "auto"  # in place of a number: decided before the run begins, which records the number
 Checksum = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")]
 
 
@@ -111,7 +112,9 @@ class ModelConfig(Config):
 class TrainConfig(Config):
     """Training settings."""
 
-    batch_size: int = Field(32, ge=1, le=65_536, description="sequences per batch")
+    batch_size: int = Field(
+        32, ge=1, le=65_536, description="sequences per batch; auto: as many as fit into memory", json_schema_extra={AUTO: True}
+    )
     grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches per optimizer step")
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training text (instead of steps)")
     steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps (instead of epochs)")
@@ -430,6 +433,11 @@ def plain_type(annotation: Any) -> tuple[Any, bool]:
         return get_args(annotation)[0], True
     inner = [part for part in get_args(annotation) if part is not type(None)]
     return (inner[0], False) if type(None) in get_args(annotation) else (annotation, False)
+
+
+def accepts_auto(field: FieldInfo) -> bool:
+    """Return whether `auto` may stand in place of a field's number."""
+    return isinstance(field.json_schema_extra, dict) and AUTO in field.json_schema_extra
 
 
 def limits(field: FieldInfo) -> dict[str, float]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import platform
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -51,6 +55,18 @@ def require_memory(size: int) -> None:
     """Raise a MemoryError if this machine has less memory than `size` bytes: the system would kill the process later."""
     if size > psutil.virtual_memory().total + psutil.swap_memory().total:
         raise MemoryError
+
+
+def available_memory() -> int:
+    """Return how many bytes programs can still use on this machine or, if it has a limit, in this container."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(statistics["inactive_file"]))  # the system frees these pages if necessary
+    except (OSError, ValueError, KeyError):  # no container, no limit, or not Linux
+        return free
 
 
 def in_units(size: float) -> str:

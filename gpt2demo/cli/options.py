@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gpt2demo.cli.printing import results_only
-from gpt2demo.config import limits, plain_type
+from gpt2demo.config import accepts_auto, limits, plain_type
 from gpt2demo.plugins import installed
 from gpt2demo.sampling import gpt2demo_samplers
 from gpt2demo.training.optimizers import gpt2demo_optimizers
@@ -72,6 +72,7 @@ def _annotation(name: str, field: FieldInfo) -> Any:
         names[0] += f"/--no-{names[0].removeprefix('--')}"
         return Annotated[bool | None, typer.Option(*names, help=_help(name, field), show_default=False)]
     metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else {int: "N", float: "X"}.get(kind, "TEXT")
+    metavar += "|auto" if accepts_auto(field) else ""
     option = typer.Option(*names, metavar=metavar, help=_help(name, field), show_default=False)
     return Annotated[list[str] | None, option] if repeated else Annotated[str | None, option]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2demo import plugins
-from gpt2demo.config import ModelConfig, Preset, TrainConfig
+from gpt2demo.config import AUTO, ModelConfig, Preset, TrainConfig
 from gpt2demo.errors import SettingError
 
 
@@ -22,7 +22,10 @@ def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainC
     train = {k: v for k, v in settings.items() if k in TrainConfig.model_fields}
     if "steps" in train or "epochs" in train:
         train = {"steps": None, "epochs": None} | train
-    return model, base.train.with_changes(**train)
+    if train.get("batch_size") != AUTO:
+        return model, base.train.with_changes(**train)
+    whole = base.train.with_changes(**{name: value for name, value in train.items() if name != "batch_size"})
+    return model, whole.with_changes(batch_size=1, grad_accumulation=whole.batch_size * whole.grad_accumulation)
 
 
 def check_training(model: ModelConfig, train: TrainConfig) -> None:
