@@ -130,6 +130,9 @@ class TrainConfig(Config):
     grad_clip: float = Field(1.0, ge=0, description="maximum gradient norm; 0 disables clipping")
     freeze_layers: int = Field(0, ge=0, description="number of first layers to freeze, together with the embeddings")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of the text held out for validation")
+    pack: Literal["stream", "documents"] = Field(
+        "stream", description="windows cross the borders of documents, or stay inside of them and are padded"
+    )
     eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: ten per run)")
     eval_batches: int = Field(20, ge=1, description="batches per evaluation and split")
     patience: int | None = Field(

@@ -58,6 +58,16 @@ def test_token_losses_are_those_of_each_next_token() -> None:
             assert losses[row, t].item() == pytest.approx(-logits.log_softmax(-1)[windows[row, t + 1]].item(), abs=1e-5)
 
 
+def test_padding_has_no_loss() -> None:
+    windows = torch.tensor([[1, 2, 3, metrics.PADDING, metrics.PADDING]])
+    model = torch.nn.Embedding(5, 5)
+    losses = metrics.token_losses(model, windows)
+    assert torch.equal(losses[:, :2], metrics.token_losses(model, windows[:, :3]))
+    assert losses[:, 2:].tolist() == [[0.0, 0.0]]
+    losses.sum().backward()
+    assert not model.weight.grad[[0, 3, 4]].any()
+
+
 def test_token_losses_have_the_gradients_of_the_mean_log_likelihood() -> None:
     logits = torch.randn(2, 5, 11, dtype=torch.float64, requires_grad=True)
     windows = torch.randint(11, (2, 6))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.data.encoding import Ids
+from gpt2demo.data.tokens import load_ends, load_ids
 from gpt2demo.errors import DataError
+from gpt2demo.metrics import PADDING
 
 SHUFFLED = 2**22  # windows of an epoch whose order is kept in memory, 32 MiB
 ROUNDS = 6  # of the Feistel network
+BLOCK = 512  # documents of which one number is kept in memory
 
 
 class Order(Protocol):
@@ -64,6 +69,24 @@ def shuffled(n: int, generator: np.random.Generator) -> Order:
     return ComputedOrder(n, [int(key) for key in generator.integers(0, 2**63, ROUNDS)])
 
 
+def open_windows(folder: Path, split: str, model: ModelConfig, train: TrainConfig) -> Windows:
+    """Return the windows of one split of a run.
+
+    Args:
+        folder: the run's data.
+        split: name of the split.
+        model: has the context length.
+        train: has the seed, and whether windows stay inside documents.
+
+    Raises:
+        DataError: the split is shorter than one window, or a file is missing or damaged.
+    """
+    ids = load_ids(folder, split)
+    if train.pack == "stream":
+        return Windows(ids, model.n_positions, train.seed, split)
+    return DocumentWindows(ids, load_ends(folder, split), model.n_positions, train.seed, split)
+
+
 class Windows:
     """Windows of `n_positions + 1` ids over a split: the first `n_positions` are inputs, the last `n_positions` targets.
 
@@ -94,24 +117,75 @@ class Windows:
 
     def batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """Return windows `first` to `first + count - 1`, counted across epochs: (count, n_positions + 1)."""
-        return self._cut([self._start(number) for number in range(first, first + count)])
+        return self._read([self._place(number) for number in range(first, first + count)])
 
     def evenly_spaced(self, count: int) -> npt.NDArray[np.int64]:
         """Return at most `count` windows, evenly spaced over the split, the same at each call: (≤ count, n_positions + 1)."""
         count = min(count, self.per_epoch)
-        return self._cut([i * self.per_epoch // count * self._n_positions for i in range(count)])
+        return self._read([(i * self.per_epoch // count, 0) for i in range(count)])
 
-    def _cut(self, starts: Sequence[int]) -> npt.NDArray[np.int64]:
-        return np.stack([self._ids[start : start + self._n_positions + 1] for start in starts]).astype(np.int64)
+    def _read(self, places: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        """Return windows, each by its number in the text and the offset of its epoch."""
+        length = self._n_positions
+        starts = [index * length + offset for index, offset in places]
+        return np.stack([self._ids[start : start + length + 1] for start in starts]).astype(np.int64)
 
-    def _start(self, number: int) -> int:
+    def _place(self, number: int) -> tuple[int, int]:
         epoch, index = divmod(number, self.per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, *self._offset_and_order(epoch))
         _, offset, order = self._epoch
-        return int(order[index]) * self._n_positions + offset
+        return int(order[index]), offset
 
     def _offset_and_order(self, epoch: int) -> tuple[int, Order]:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, epoch])))
         slack = len(self._ids) - 1 - self.per_epoch * self._n_positions
-        return int(generator.integers(0, slack + 1)), shuffled(self.per_epoch, generator)
+        return int(generator.integers(0, max(0, slack) + 1)), shuffled(self.per_epoch, generator)
+
+
+class DocumentWindows(Windows):
+    """Windows that stay inside documents.
+
+    A window starts with the token before its first target: within a document the previous window's last target, at its start the
+    end of the document before, which tells nothing of its text. The last window of a document is filled with PADDING. Every
+    token but the first of the split is the target of one window.
+
+    Args:
+        ids, n_positions, seed, name: as in `Windows`.
+        ends: where the documents end in the ids, (D,).
+    """
+
+    def __init__(self, ids: Ids, ends: npt.NDArray[np.uint64], n_positions: int, seed: int, name: str = "train") -> None:
+        super().__init__(ids, n_positions, seed, name)
+        self._ends = ends
+        blocks = [int(self._counts(block).sum()) for block in range(-(-len(ends) // BLOCK))]
+        self._block_starts = np.cumsum([0, *blocks])
+        self.per_epoch = int(self._block_starts[-1])
+
+    def _borders(self, block: int) -> npt.NDArray[np.int64]:
+        """Return the first target of each document of a block, and the end of its last: (≤ BLOCK + 1,)."""
+        ends = self._ends[block * BLOCK : (block + 1) * BLOCK].astype(np.int64)
+        start = int(self._ends[block * BLOCK - 1]) if block else 1  # the first token of the split is no target
+        return np.concatenate([[start], ends])
+
+    def _counts(self, block: int) -> npt.NDArray[np.int64]:
+        """Return the number of windows of each document of a block."""
+        counts: npt.NDArray[np.int64] = -(-np.diff(self._borders(block)) // self._n_positions)
+        return counts
+
+    def _read(self, places: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        windows = np.full((len(places), self._n_positions + 1), PADDING, dtype=np.int64)
+        for window, (index, _) in zip(windows, places, strict=True):
+            first, end = self._targets(index)
+            window[: end - first + 1] = self._ids[first - 1 : end]
+        return windows
+
+    def _targets(self, index: int) -> tuple[int, int]:
+        """Return the first target of a window, and the end of its targets."""
+        block = int(np.searchsorted(self._block_starts, index, side="right")) - 1
+        borders = self._borders(block)
+        before = np.concatenate([[0], np.cumsum(self._counts(block))])  # windows of the block before each document
+        index -= int(self._block_starts[block])
+        document = int(np.searchsorted(before, index, side="right")) - 1
+        first = int(borders[document]) + (index - int(before[document])) * self._n_positions
+        return first, min(first + self._n_positions, int(borders[document + 1]))

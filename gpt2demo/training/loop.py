@@ -18,14 +18,14 @@ import torch
 
 from gpt2demo import plugins
 from gpt2demo.config import GenerateConfig, ModelConfig, TrainConfig
-from gpt2demo.data.tokens import load_ids, load_sizes
-from gpt2demo.data.windows import Windows
+from gpt2demo.data.tokens import load_sizes
+from gpt2demo.data.windows import open_windows
 from gpt2demo.engines.hardware import keep_freed_memory, peak_flops, peak_memory, torch_device, training_dtype
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import CheckpointError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
 from gpt2demo.memory import memory_advice, require_memory
-from gpt2demo.metrics import bits_per_byte, perplexity, token_losses
+from gpt2demo.metrics import PADDING, bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.runs.checkpoint import Checkpoint
@@ -108,7 +108,7 @@ class Training:
         return self.step >= self.total_steps
 
     def _batches(self, split: str) -> Batches:
-        windows = Windows(load_ids(self.run.data, split), self.model_config.n_positions, self.config.seed, split)
+        windows = open_windows(self.run.data, split, self.model_config, self.config)
         return Batches(windows, self.config.batch_size, self.model_config.vocab_size, self.device, self.run.data)
 
     def _new_model(self) -> GPT2:
@@ -311,7 +311,8 @@ class Training:
                 measured = token_losses(self.model, chosen[number])
             if number == first + self.group.rank:
                 losses[number] = measured.double().cpu()
-        return float(self.group.total(torch.cat(losses)).mean())
+        tokens = sum(int((batch[:, 1:] != PADDING).sum()) for batch in chosen)
+        return float(self.group.total(torch.cat(losses)).sum()) / tokens
 
     def _sample(self) -> Sample:
         """Sample a text, with the same seed each time so that samples are comparable."""

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from gpt2demo import plugins
-from gpt2demo.config import DataConfig, ModelConfig, Preset, TrainConfig
+from gpt2demo.config import AUTO, DataConfig, ModelConfig, Preset, TrainConfig
 from gpt2demo.config import preset as find_preset
 from gpt2demo.data.sources import title
-from gpt2demo.data.tokens import load_ids
-from gpt2demo.data.windows import Windows
+from gpt2demo.data.windows import open_windows
 from gpt2demo.errors import SettingError
 from gpt2demo.interfaces import Tokenizer
 from gpt2demo.model import GPT2
@@ -24,6 +23,7 @@ from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run, new_run, now, refuse_taken
 from gpt2demo.runs.importing import Start, find_start, write_start
 from gpt2demo.runs.weights import meta_model, with_weights
+from gpt2demo.training.fit import largest_batch
 from gpt2demo.training.schedule import with_warmup
 from gpt2demo.training.settings import check_processes, check_training, configs
 from gpt2demo.training.stores import prepare_text
@@ -46,6 +46,8 @@ class Plan:
         tokenizer, tokenizer_options: the tokenizer's name and options.
         vocab_size: requested vocabulary size, or None for the tokenizer's.
         start: model to start from, or None for random weights and a new tokenizer.
+        auto_batch_size: whether to measure which batches fit into memory.
+        processes: number of processes that will train.
     """
 
     preset: str
@@ -58,6 +60,8 @@ class Plan:
     tokenizer_options: dict[str, str]
     vocab_size: int | None
     start: Start | None
+    auto_batch_size: bool
+    processes: int
 
     @property
     def stem(self) -> str:
@@ -89,6 +93,35 @@ def prepare_run(
         UserError: a setting, the data or the name is invalid. Nothing is left behind.
     """
     refuse_taken(run)
+    plan = plan_run(
+        data,
+        preset=preset,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        tokenizer_options=tokenizer_options,
+        init_from=init_from,
+        processes=processes,
+        **settings,
+    )
+    return create_run(plan, run)
+
+
+def plan_run(
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    preset: str = "nano",
+    dataset: str | None = None,
+    tokenizer: str | None = None,
+    tokenizer_options: dict[str, str] | None = None,
+    init_from: str | None = None,
+    processes: int = 1,
+    **settings: Any,
+) -> Plan:
+    """Return the plan of a run. The arguments are those of `prepare_run`.
+
+    Raises:
+        UserError: a setting is invalid.
+    """
     paths = [data] if isinstance(data, str | Path) else data
     base = find_preset(preset)
     start = find_start(init_from) if init_from is not None else None
@@ -99,9 +132,12 @@ def prepare_run(
     reading = {name: value for name, value in settings.items() if name in DataConfig.model_fields}
     model, train = configs(base, {name: value for name, value in settings.items() if name not in reading})
     check_training(model, train)
-    check_processes(train, max(processes, train.nproc))
+    processes = max(processes, train.nproc)
+    check_processes(train, processes)
+    if (auto := settings.get("batch_size") == AUTO) and train.shard:
+        raise SettingError("batch_size='auto': the memory of a model in parts (shard) is not measured; set a number")
     name = tokenizer or base.tokenizer
-    plan = Plan(
+    return Plan(
         preset=preset,
         model=model,
         train=train,
@@ -112,8 +148,9 @@ def prepare_run(
         tokenizer_options={**(base.tokenizer_options if name == base.tokenizer else {}), **options},
         vocab_size=model.vocab_size if start or settings.get("vocab_size") is not None else None,
         start=start,
+        auto_batch_size=auto,
+        processes=processes,
     )
-    return create_run(plan, run)
 
 
 def choose_dataset(paths: Sequence[str | Path], dataset: str | None) -> str | None:
@@ -166,16 +203,27 @@ def create_run(plan: Plan, name: str | None) -> Run:
         UserError: the text or the name is invalid. Nothing is left behind.
     """
     with new_run(name, plan.stem) as run:
-        text = prepare_text(text_plan(plan), run)
-        tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
-        model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
-        check_length(run, model, plan.train)
-        windows = Windows(load_ids(run.data, "train"), model.n_positions, plan.train.seed)
-        plan = replace(plan, train=with_warmup(plan.train, windows.per_epoch))
-        if plan.start:
-            write_start(run, reshaped(plan.start.model, model))
-        run.write_info(_info(plan, model) | text)
+        run.write_info(fill_run(plan, run))
     return run
+
+
+def fill_run(plan: Plan, run: Run) -> dict[str, Any]:
+    """Write the files of a new run except run.json, and return the content of that.
+
+    Raises:
+        UserError: the text is invalid, or not even one sequence fits into memory.
+    """
+    text = prepare_text(text_plan(plan), run)
+    tokenizer, _ = checkpoint.load_tokenizer(run.tokenizer)
+    model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
+    check_length(run, model, plan.train)
+    windows = open_windows(run.data, "train", model, plan.train)
+    train, memory = with_warmup(plan.train, windows.per_epoch), {}
+    if plan.auto_batch_size:
+        train, memory = largest_batch(model, train, plan.processes)
+    if plan.start:
+        write_start(run, reshaped(plan.start.model, model))
+    return _info(replace(plan, train=train), model) | {"memory": memory} | text
 
 
 def text_plan(plan: Plan) -> TextPlan:
@@ -212,7 +260,7 @@ def check_length(run: Run, model: ModelConfig, train: TrainConfig) -> None:
         DataError: a split is shorter than the context.
     """
     for split in ("train", "validation"):
-        Windows(load_ids(run.data, split), model.n_positions, train.seed, split)
+        open_windows(run.data, split, model, train)
 
 
 def reshaped(model: GPT2, config: ModelConfig) -> GPT2:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpt2demo.config import TrainConfig
 from gpt2demo.errors import ProcessError, TrainingError
 from gpt2demo.memory import out_of_memory
-from gpt2demo.metrics import token_losses
+from gpt2demo.metrics import PADDING, token_losses
 from gpt2demo.model import GPT2
 from gpt2demo.training.batches import Batches
 from gpt2demo.training.parallel import Replicated
@@ -50,7 +50,7 @@ class OptimizerStep:
         self.layout, self.group, self.device = layout, layout.group, layout.device
         # An optimizer may give groups of parameters rates of their own: their ratio to the configured one is kept.
         self._rate_ratios = [group["lr"] / config.learning_rate for group in optimizer.param_groups]
-        self._mean_loss = layout.averaging(self._compiled_if_configured(MeanLoss(model)))
+        self._mean_loss = layout.averaging(self._compiled_if_configured(MeanLoss(model, padded=config.pack == "documents")))
 
     def _compiled_if_configured(self, module: nn.Module) -> nn.Module:
         if self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda"):
@@ -164,13 +164,15 @@ class MeanLoss(nn.Module):
 
     Args:
         model: the model.
+        padded: whether windows may have padding, which does not count.
     """
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: GPT2, *, padded: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.padded = padded
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return the mean loss of windows (B, T + 1), a scalar."""
-        loss: Tensor = token_losses(self.model, windows).mean()
-        return loss
+        losses = token_losses(self.model, windows)  # (B, T)
+        return losses.sum() / (windows[:, 1:] != PADDING).sum() if self.padded else losses.mean()

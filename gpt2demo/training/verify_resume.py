@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2demo.config import ModelConfig, TrainConfig
-from gpt2demo.data.tokens import load_ids
-from gpt2demo.data.windows import Windows
+from gpt2demo.data.windows import open_windows
 from gpt2demo.errors import TrainingError
 from gpt2demo.runs import checkpoint
 from gpt2demo.runs.folder import Run
@@ -49,7 +48,7 @@ def check_resume(run: Run, report: Callable[[str], None], steps: int = STEPS) ->
     info = run.info()
     config, model = TrainConfig.create(**info["train"]), ModelConfig.create(**info["model"])
     seed = config.seed
-    windows = Windows(load_ids(run.data, "train"), model.n_positions, seed)
+    windows = open_windows(run.data, "train", model, config)
     length: dict[str, Any] = {"steps": steps} if total_steps(config, windows.per_epoch) < steps else {}
     cut = int(np.random.default_rng(seed).integers(1, steps))
     different = f"resume is not exact: interrupted after step {cut}"

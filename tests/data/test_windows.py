@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gpt2demo.data import windows as module
-from gpt2demo.data.windows import Windows, shuffled
+from gpt2demo.data.windows import DocumentWindows, Windows, shuffled
 from gpt2demo.errors import DataError
+from gpt2demo.metrics import PADDING
 
 
 def windows(length: int = 1000, n_positions: int = 10, seed: int = 0) -> Windows:
@@ -68,3 +69,42 @@ def test_a_split_shorter_than_the_context_is_refused() -> None:
     with pytest.raises(DataError, match="the validation split has 10 tokens, but a context of 10 needs at least 11"):
         Windows(np.arange(10, dtype=np.uint16), 10, 0, "validation")
     assert len(Windows(np.arange(11, dtype=np.uint16), 10, 0).batch(0, 3)) == 3
+
+
+# Windows inside documents
+
+
+LENGTHS = [1, 30, 4, 10, 11, 1, 100, 9, 3]
+
+
+def document_windows(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> DocumentWindows:
+    """Return windows of 10 targets over documents of LENGTHS; the ids are the positions."""
+    monkeypatch.setattr(module, "BLOCK", 4)
+    ends = np.cumsum(LENGTHS, dtype=np.uint64)
+    return DocumentWindows(np.arange(ends[-1], dtype=np.uint16), ends, 10, seed)
+
+
+def test_each_token_is_the_target_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = document_windows(monkeypatch)
+    for epoch in range(3):
+        targets = source.batch(epoch * source.per_epoch, source.per_epoch)[:, 1:]
+        assert np.array_equal(np.sort(targets[targets != PADDING]), np.arange(1, sum(LENGTHS)))
+
+
+def test_a_window_has_targets_of_one_document_and_the_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    document_of = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+    for window in document_windows(monkeypatch).batch(0, 100):
+        tokens = window[window != PADDING]
+        assert np.array_equal(tokens, np.arange(tokens[0], tokens[0] + len(tokens))), "padding is at the end"
+        assert len(set(document_of[tokens[1:]])) == 1
+        if document_of[tokens[0]] != document_of[tokens[1]]:
+            assert document_of[tokens[0] + 1] == document_of[tokens[0]] + 1, "the end of the document before"
+
+
+def test_document_windows_are_a_function_of_seed_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = document_windows(monkeypatch)
+    batch = source.batch(0, 60)
+    assert np.array_equal(document_windows(monkeypatch).batch(20, 9), batch[20:29])
+    assert not np.array_equal(document_windows(monkeypatch, seed=1).batch(0, 60), batch)
+    assert len(source.evenly_spaced(5)) == 5
+    assert len(source.evenly_spaced(1000)) == source.per_epoch
