@@ -48,6 +48,7 @@ class Info(Stored):
     train: dict[str, Any] | None = None
     parameters: Count | None = None
     tokenizer: TokenizerInfo = TokenizerInfo()
+    schedule: dict[str, Any] | None = None
     data: list[Source] = []
     cleaning: dict[str, Any] | None = None
     versions: dict[str, Any] | None = None

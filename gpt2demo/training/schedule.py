@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt2demo import plugins
 from gpt2demo.config import TrainConfig
+from gpt2demo.errors import PluginError
 from gpt2demo.hookspecs import hookimpl
 from gpt2demo.interfaces import Schedule
 
@@ -92,8 +93,20 @@ def learning_rate_of(info: dict[str, Any]) -> LearningRate:
 
     Args:
         info: the content of run.json. Without `schedule`, the run began before schedules were plugins: it resumes bit for bit.
+
+    Raises:
+        PluginError: the run's schedule is not installed; the message names its distribution.
     """
-    return learning_rate if "schedule" in info else capped_learning_rate
+    stored = info.get("schedule")
+    if stored is None:
+        return capped_learning_rate
+    name = info["train"]["schedule"]
+    try:
+        plugins.registry().part("schedules", name)
+    except PluginError as error:
+        source = f"{stored.get('distribution')} {stored.get('version')}"
+        raise PluginError(f"requires the schedule {name!r} from {source}; pip install it ({error})") from None
+    return learning_rate
 
 
 def warmup_steps(config: TrainConfig, total: int) -> int:

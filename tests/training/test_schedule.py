@@ -11,7 +11,9 @@ from samples import SMALL, step_values, take_until, train_small
 
 import gpt2demo
 from gpt2demo.config import TrainConfig
+from gpt2demo.errors import PluginError
 from gpt2demo.runs.find import find_run
+from gpt2demo.runs.folder import Run
 from gpt2demo.training.schedule import capped_learning_rate, learning_rate, total_steps, with_warmup
 from gpt2demo.training.train import resume
 
@@ -143,6 +145,17 @@ def test_an_old_run_resumes_with_the_rates_it_began_with(text_file: Path) -> Non
     config = TrainConfig.create(**info["train"])
     rest = [rate for _, _, rate, _ in step_values(resume("old"))]
     assert rest == [before(step, 30, config) for step in range(3, 30)]
+
+
+def test_a_run_whose_schedule_is_not_installed_names_its_distribution(run_copy: Run) -> None:
+    info = run_copy.info()
+    info["train"]["schedule"] = "inverse-sqrt"
+    info["schedule"] = {"name": "inverse-sqrt", "distribution": "gpt2demo-inverse", "version": "1.2"}
+    run_copy.write_info({name: value for name, value in info.items() if name != "format"})
+    expected = "requires the schedule 'inverse-sqrt' from gpt2demo-inverse 1.2; pip install it"
+    with pytest.raises(PluginError, match=expected):
+        list(resume("mine", steps=20))
+    assert run_copy.state().status == "finished"
 
 
 # ---------------------------------------------------------------------------------------------- length
