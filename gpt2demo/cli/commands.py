@@ -35,6 +35,7 @@ from gpt2demo.cli.arguments import (
 from gpt2demo.cli.bench import app as bench
 from gpt2demo.cli.chat import chat as chat_in_terminal
 from gpt2demo.cli.display import show_progress, show_training
+from gpt2demo.cli.estimates import print_estimate
 from gpt2demo.cli.failures import exit_code
 from gpt2demo.cli.options import AnywhereGroup, ResultsCommand, given, with_settings
 from gpt2demo.cli.printing import print_list, print_result
@@ -120,6 +121,10 @@ def train(
     verify_resume: Annotated[
         bool, typer.Option("--verify-resume", help="first check that an interrupted training resumes exactly")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only print the memory, time and disk that the training would need")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the dry run as one JSON value")] = False,
     **settings: Any,
 ) -> None:
     """Train a new model on your text or an example dataset. Prints the run's folder."""
@@ -128,21 +133,25 @@ def train(
     from gpt2demo.training.train import prepare
     from gpt2demo.training.verify_resume import check_resume
 
+    arguments = {
+        "preset": preset,
+        "run": run,
+        "dataset": dataset,
+        "tokenizer": tokenizer,
+        "tokenizer_options": dict(_pair(option) for option in tokenizer_option or []),
+        "init_from": init_from,
+        **given(settings),
+    }
+    if as_json and not dry_run:
+        raise SettingError("--json: prints a dry run; add --dry-run")
+    if dry_run:
+        _dry_run(data or [], arguments, as_json=as_json)
+        return
     with catch_signals() as signals, join() as group:
         if verify_resume and (group.size > 1 or str(settings["nproc"] or 1) != "1"):
             raise SettingError("--verify-resume: checks a training in one process; omit one of --verify-resume and --nproc")
         with show_progress():
-            made = prepare(
-                group,
-                data or [],
-                preset=preset,
-                run=run,
-                dataset=dataset,
-                tokenizer=tokenizer,
-                tokenizer_options=dict(_pair(option) for option in tokenizer_option or []),
-                init_from=init_from,
-                **given(settings),
-            )
+            made = prepare(group, data or [], **arguments)
             if verify_resume:
                 with made.deleted_on(*INTERRUPTS):
                     check_resume(made, print_message)
@@ -150,8 +159,17 @@ def train(
     _finish(made.path, signals.exit_code, chat=chat)
 
 
+def _dry_run(data: list[str], arguments: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a training would need."""
+    from gpt2demo.training.dry_run import dry_run
+
+    with show_progress():
+        estimate = dry_run(data, **arguments)
+    print_estimate(estimate, as_json=as_json)
+
+
 @command()
-@with_settings(TrainConfig, only=("steps", "epochs", "nproc", "shard"))
+@with_settings(TrainConfig, only=("steps", "epochs", "nproc", "shard", "checkpoint_activations"))
 def resume(
     run: RunArgument,
     chat: Annotated[bool, typer.Option("--chat", help="chat with the model after training")] = False,

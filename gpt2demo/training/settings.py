@@ -12,6 +12,8 @@ from gpt2demo.errors import SettingError
 def configs(base: Preset, settings: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
     """Return a preset's configs with some settings changed. `steps` replaces the preset's `epochs`, and vice versa.
 
+    A batch size of `auto` keeps the sequences per step, in batches of one until the size is known.
+
     Raises:
         SettingError: a setting is unknown or has an invalid value.
     """

@@ -87,7 +87,8 @@ def resume(
     Args:
         run: its name or path.
         stop, callback: as in `train`.
-        changes: `steps` or `epochs`, a new length of the whole run; `nproc` and `shard`. By default they are unchanged.
+        changes: `steps` or `epochs`, a new length of the whole run; `nproc`, `shard` and `checkpoint_activations`. By default they
+            are unchanged.
 
     Raises:
         RunError: the run does not exist, or has no steps left.

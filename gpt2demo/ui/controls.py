@@ -12,7 +12,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gpt2demo.config import limits, plain_type
+from gpt2demo.config import accepts_auto, limits, plain_type
 from gpt2demo.ui.text import unformatted
 
 Controls = dict[str, Component]
@@ -63,7 +63,7 @@ def control(name: str, field: FieldInfo, default: Any, elem_id: str, choices: It
         return gr.Checkbox(bool(value), **options)
     if choices or get_origin(kind) is Literal:
         return gr.Dropdown(list(choices or get_args(kind)), value=value, **options)
-    if kind in (int, float) and NoneType not in get_args(field.annotation):
+    if kind in (int, float) and NoneType not in get_args(field.annotation) and not accepts_auto(field):
         return _number(kind, field, value, options)
     return gr.Textbox(shown(value), placeholder="automatic", **options)  # an empty gr.Number would show 0
 

@@ -159,10 +159,10 @@ def size_line(preset: Preset, settings: dict[str, Any], tokenizer: str) -> str:
     """Return the parameter count and a memory estimate as HTML, or the error if the shape is invalid."""
     try:
         model = _shape(preset, settings, tokenizer)
-        batch_size = TrainConfig.create(steps=1, batch_size=settings.get("batch_size", preset.train.batch_size)).batch_size
+        _, train = configs(preset, {"batch_size": settings.get("batch_size")})
     except Error as error:
         return f'<span class="wrong">{escape(str(error))}</span>'
-    needed, available = memory(model, batch_size), psutil.virtual_memory().available
+    needed, available = memory(model, train.batch_size), psutil.virtual_memory().available
     warning = "" if needed < available else ' class="wrong"'
     parameters = f"{_amount(model.n_parameters)} parameters"
     if tokenizer != preset.tokenizer and not _vocabulary(tokenizer):  # its size depends on the tokenizer or the text
