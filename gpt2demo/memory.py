@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import platform
 import re
 import sys
@@ -23,12 +24,14 @@ _WORDS = re.compile(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception means that memory ran out. Libraries in C++ and Rust have no class for it, only words.
+    """Return whether an exception, or the one that caused it, means that memory ran out.
 
-    An `Error` already says what happened.
+    Libraries in C++ and Rust have no class for it, only words. An `Error` already says what happened.
     """
     if isinstance(error, Error):
         return False
+    if error.__cause__ is not None and out_of_memory(error.__cause__):
+        return True
     of_torch = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or of_torch or of_system or bool(_WORDS.search(message(error)))
@@ -49,6 +52,13 @@ def memory_advice(what: str, advice: str) -> Iterator[None]:
             raise
     # Raised outside the except block, where the traceback would keep the block's tensors alive.
     raise Error(f"{what}: out of memory; {advice}")
+
+
+def release_memory() -> None:
+    """Free objects that refer to each other, such as the nodes and weights of a graph, and return freed memory to the system."""
+    gc.collect()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def require_memory(size: int) -> None:

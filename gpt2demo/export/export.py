@@ -13,6 +13,7 @@ from typing import Any
 from gpt2demo import plugins
 from gpt2demo.errors import CheckpointError, RunError, SettingError
 from gpt2demo.interfaces import Exporter
+from gpt2demo.memory import LOADING_ADVICE, memory_advice
 from gpt2demo.runs.find import find_model
 from gpt2demo.runs.folder import Run, exports_dir, now
 from gpt2demo.sampling.chains import FILE as CHAINS
@@ -53,7 +54,7 @@ def export_model(
         PluginError: the format does not exist.
         CheckpointError: the checkpoint is damaged, or writing failed. An existing export is unchanged.
         ExportError: the written model differs from the original.
-
+        Error: there is not enough memory.
     """
     exporter = _exporter(format, options)
     dtype = dtype or exporter.dtypes[0]
@@ -64,7 +65,11 @@ def export_model(
     target = _target(requested)
     remove_abandoned(target)
     with new_folder(target) as temporary:
-        with _explain_removed(checkpoint), plugins.Guard("exporters", format, "export"):
+        with (
+            memory_advice(f"exporting {name} as {dtype}", LOADING_ADVICE),
+            _explain_removed(checkpoint),
+            plugins.Guard("exporters", format, "export"),
+        ):
             exporter.export(checkpoint, temporary, dtype=dtype, report=report)
         about = read_json(temporary / MARK) if (temporary / MARK).exists() else {"exporter": format, "created": now()}
         write_json(temporary / MARK, {**about, "written": sorted({MARK, *_files(temporary)})})

@@ -12,6 +12,7 @@ import torch
 from gpt2demo.data.tokens import load_sizes
 from gpt2demo.errors import CheckpointError, ExportError, RunError
 from gpt2demo.export.card import model_card
+from gpt2demo.export.overflow import activations_within, check_logits, check_weights
 from gpt2demo.interfaces import HasTokenizerJson
 from gpt2demo.metrics import bits_per_byte, perplexity
 from gpt2demo.model import GPT2
@@ -23,6 +24,8 @@ from gpt2demo.storage import read_json, require_space, sha256, write_json
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS = {"fp32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
 """Largest allowed difference of a logit; for fp16 and bf16 relative to the largest logit, or to 1 if that is less."""
+ALTERNATIVES = "fp32 or bf16"
+"""Dtypes without float16's limited range."""
 POSITIONS = 128
 """Longest sequence of the comparison."""
 
@@ -31,9 +34,10 @@ def write_export(checkpoint: Path, folder: Path, dtype: str, report: Callable[[s
     """Write a verified checkpoint as a Hugging Face folder and verify the result. See `gpt2demo.interfaces.Exporter`.
 
     Raises:
-        ExportError: the logits of the written model differ by more than `LIMITS` allows.
+        ExportError: the logits of the written model differ by more than `LIMITS` allows, or a value is too large for the dtype.
     """
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, mapped=True)
+    check_weights(model, DTYPES[dtype], ALTERNATIVES)
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
     require_space(folder, model.config.n_parameters * DTYPES[dtype].itemsize)
     report(f"writing model.safetensors ({model.config.n_parameters:,} parameters, {dtype})")
@@ -53,15 +57,16 @@ def compare(model: GPT2, folder: Path, dtype: str) -> dict[str, Any]:
     """Load the written model and compare its logits with the original's on random ids from a fixed seed.
 
     Raises:
-        ExportError: the logits differ by more than the limit, or are not finite.
+        ExportError: the logits differ by more than the limit or are not finite, or an activation is too large for the dtype.
     """
     count = min(model.config.n_positions, POSITIONS)
     ids = torch.randint(model.config.vocab_size, (2, count), generator=torch.Generator().manual_seed(0))
     expected = model(ids)
+    check_logits(expected)
+    with activations_within(model, DTYPES[dtype], ALTERNATIVES):
+        model(ids)
     difference = float((load_model(folder)(ids) - expected).abs().max())
     limit = LIMITS[dtype] * (1.0 if dtype == "fp32" else max(1.0, float(expected.abs().max())))
-    if not expected.isfinite().all():
-        raise ExportError("the logits of the model are not finite; it is damaged, or its training diverged")
     if not difference <= limit:
         raise ExportError(f"{dtype}: a logit of the written model differs by {difference:.3g}, limit {limit:.3g}; try fp32")
     return {"largest_difference": difference, "limit": limit}

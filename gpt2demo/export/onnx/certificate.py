@@ -17,6 +17,7 @@ Shapes: N = compared positions, T = positions of a row, B = rows, V = vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt2demo.data.tokens import ids_file, load_ids
 from gpt2demo.engines.exported import MODEL, Dtype, check_export
 from gpt2demo.engines.onnx import OnnxEngine
 from gpt2demo.engines.torch import TorchEngine
@@ -34,7 +36,9 @@ from gpt2demo.export.onnx.comparison import BLOCK, LIMIT, RELATIVE, Comparison, 
 from gpt2demo.export.onnx.continuations import GREEDY, Text, compare_greedy, compare_sampled, greedy, greedy_prompt
 from gpt2demo.export.onnx.float32 import write_float32
 from gpt2demo.export.onnx.weights import round_weights
+from gpt2demo.export.overflow import activations_within, check_logits
 from gpt2demo.interfaces import Engine, Tokenizer
+from gpt2demo.memory import release_memory
 from gpt2demo.metrics import negative_log_likelihood, perplexity
 from gpt2demo.model import GPT2
 from gpt2demo.runs.folder import Run
@@ -93,8 +97,11 @@ def verify(folder: Path, checkpoint: Path, tokenizer: Tokenizer) -> dict[str, An
     rows = [*windows(ids, config.n_positions), row, *batch_rows(row)]
     require_space(folder, 4 * config.vocab_size * 2 * sum(map(len, rows)))
     with TemporaryDirectory(dir=folder, prefix="logits-") as scratch:
-        original, stored, text = references(load_model(checkpoint), dtype, Path(scratch), rows, greedy_prompt(ids, config))
+        original, stored, text = references(
+            load_model(checkpoint, mapped=True), dtype, Path(scratch), rows, greedy_prompt(ids, config)
+        )
         certificate = {} if dtype == "fp32" else compare_in_float32(folder, Path(scratch), stored, row)
+        release_memory()
         engine = OnnxEngine(folder, "cpu")
         held, perplexities = compare_on_text(original, engine, ids)
         comparisons = [held, *compare_arithmetic(original, stored, engine, row)]
@@ -103,13 +110,14 @@ def verify(folder: Path, checkpoint: Path, tokenizer: Tokenizer) -> dict[str, An
         "limits": limits(dtype),
         "comparisons": [comparison.as_dict() for comparison in comparisons],
         "perplexity": {"text": description, **perplexities},
-        "greedy": compare_greedy(text, engine, lambda: load_model(checkpoint), LIMIT),
+        "greedy": compare_greedy(text, engine, lambda: load_model(checkpoint, mapped=True), LIMIT),
     }
     del engine
+    release_memory()
     exact = dtype == "fp32"
 
     def reference() -> Engine:
-        return TorchEngine(load_model(checkpoint)) if exact else OnnxEngine(folder, "cpu")
+        return TorchEngine(load_model(checkpoint, mapped=True)) if exact else OnnxEngine(folder, "cpu")
 
     return certificate | {"sampled": compare_sampled(reference, OnnxEngine(folder, "cpu"), ids, tokenizer.vocab_size)}
 
@@ -126,6 +134,9 @@ def references(model: GPT2, dtype: Dtype, scratch: Path, rows: Sequence[Ids], pr
 
     Returns:
         Logits of the original, logits of the model with the weights that the export stores, and the original's greedy text.
+
+    Raises:
+        ExportError: logits are not finite, or an activation is too large for float16.
     """
     original = LogitsCache(scratch / "original", partial(reference_logits, model))
     for row in rows:
@@ -135,8 +146,9 @@ def references(model: GPT2, dtype: Dtype, scratch: Path, rows: Sequence[Ids], pr
     if dtype != "fp32":
         round_weights(model, dtype)
         stored = LogitsCache(scratch / "stored", partial(reference_logits, model))
-        for row in rows:
-            stored(row)
+        with activations_within(model, torch.float16, "fp32 or int8") if dtype == "fp16" else nullcontext():
+            for row in rows:
+                stored(row)
     original.release()
     stored.release()
     return original, stored, text
@@ -150,6 +162,7 @@ def compare_in_float32(folder: Path, scratch: Path, stored: LogitsOf, row: Ids) 
     """
     (scratch / "float32").mkdir()
     write_float32(folder, scratch / "float32")
+    release_memory()
     engine = OnnxEngine(scratch / "float32", "cpu")
     comparisons = []
     for (comparison,) in compare_modes([stored], engine, row):
@@ -217,10 +230,13 @@ def held_out(checkpoint: Path, tokenizer: Tokenizer, vocab_size: int) -> tuple[s
 
     It is the validation text of the checkpoint's run or, outside a run, those characters of `SAMPLE` that the tokenizer can
     encode.
+
+    Raises:
+        DataError: the run's ids are damaged.
     """
     run = Run.of_checkpoint(checkpoint)
-    if run and (file := run.data / "validation.npy").is_file():
-        ids = np.load(file, mmap_mode="r", allow_pickle=False)[: TEXT_TOKENS + 1].astype(np.int64)
+    if run and ids_file(run.data, "validation").exists():
+        ids = load_ids(run.data, "validation")[: TEXT_TOKENS + 1].astype(np.int64)
         if len(ids) > 1 and ids.max() < vocab_size:
             return "the run's validation text", ids
     known = [index for character in SAMPLE for index in _encoded(tokenizer, character)]
@@ -240,9 +256,15 @@ def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
 
 @torch.inference_mode()
 def reference_logits(model: GPT2, ids: Ids) -> Floats:
-    """Return the PyTorch model's logits (T, V) for one row of ids (T,): one pass, no cache, no padding."""
-    logits: Floats = model(torch.from_numpy(np.ascontiguousarray(ids))[None])[0].numpy()
-    return logits
+    """Return the PyTorch model's logits (T, V) for one row of ids (T,): one pass, no cache, no padding.
+
+    Raises:
+        ExportError: they are not finite.
+    """
+    logits = model(torch.from_numpy(np.ascontiguousarray(ids))[None])[0]
+    check_logits(logits)
+    result: Floats = logits.numpy()
+    return result
 
 
 def batch_rows(ids: Ids) -> list[Ids]:

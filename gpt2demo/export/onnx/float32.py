@@ -27,6 +27,7 @@ EXACT = 0
 def write_float32(export: Path, folder: Path) -> None:
     """Write the model.onnx of an export with float32 arithmetic into a folder, and a certificate to load it."""
     model = ir.load(export / MODEL)
+    _omit_last_cast(model.graph)
     for node in model.graph:
         if "accuracy_level" in node.attributes:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", EXACT)
@@ -44,6 +45,18 @@ def write_float32(export: Path, folder: Path) -> None:
     certificate = read_json(export / CERTIFICATE)
     files = {MODEL: {"bytes": (folder / MODEL).stat().st_size, "sha256": sha256(folder / MODEL)}}
     write_json(folder / CERTIFICATE, {"format": FORMAT, "dtype": "fp32", "shape": certificate["shape"], "files": files})
+
+
+def _omit_last_cast(graph: ir.Graph) -> None:
+    """Omit the cast of float16 logits to float32, which would now be a copy of the logits, the largest tensor of a run."""
+    logits = graph.outputs[0]
+    cast = logits.producer()
+    if cast is not None and cast.op_type == "Cast":
+        (value,) = cast.inputs
+        assert value is not None
+        graph.outputs[0] = value
+        graph.remove(cast, safe=True)
+        value.name, value.dtype, value.shape = logits.name, logits.dtype, logits.shape
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -66,7 +66,11 @@ def quantize(matrix: npt.NDArray[np.float32], bits: int) -> Quantized:
     split = matrix.reshape(rows, columns // block, block)
     extreme = np.take_along_axis(split, np.abs(split).argmax(axis=-1, keepdims=True), axis=-1)  # (rows, blocks, 1)
     scales = np.where(extreme == 0, 1, extreme / -middle).astype(np.float32)
-    values = np.clip(np.rint(split / scales) + middle, 0, 2 * middle - 1).astype(np.uint8)
+    values = split / scales
+    np.rint(values, out=values)  # in place: a token embedding may be a third of the model
+    values += middle
+    np.clip(values, 0, 2 * middle - 1, out=values)
+    integers = values.astype(np.uint8)
     if bits == 4:
-        values = values[..., ::2] | (values[..., 1::2] << 4)
-    return Quantized(values, scales[..., 0], bits, block)
+        integers = integers[..., ::2] | (integers[..., 1::2] << 4)
+    return Quantized(integers, scales[..., 0], bits, block)

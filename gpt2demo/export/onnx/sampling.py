@@ -15,6 +15,7 @@ from gpt2demo.errors import SettingError, Terminated
 from gpt2demo.export.onnx.quiet import quiet
 from gpt2demo.export.onnx.sampler_inputs import Limits, prepare
 from gpt2demo.interfaces import Sampler, SamplingContext
+from gpt2demo.memory import out_of_memory
 from gpt2demo.sampling.chains import Chain, NamedSampler
 from gpt2demo.sampling.draw import inverse
 from gpt2demo.sampling.ranking import run_sampler
@@ -114,7 +115,11 @@ def _described(index: int, item: NamedSampler, labels: dict[Number, str], limits
 
 
 def _trace(chain: Chain, numbers: Sequence[Number], vocab_size: int) -> ir.Graph | None:
-    """Return the graph, or None if torch cannot trace the chain with these numbers as inputs."""
+    """Return the graph, or None if torch cannot trace the chain with these numbers as inputs.
+
+    Raises:
+        MemoryError: memory ran out.
+    """
     values = [getattr(chain[index].sampler, field) for index, field in numbers]
     tensors = [torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64) for value in values]
     logits, uniform, ids = torch.zeros(2, vocab_size), torch.zeros(2, 1).double(), torch.zeros(2, 7).long()
@@ -137,7 +142,9 @@ def _trace(chain: Chain, numbers: Sequence[Number], vocab_size: int) -> ir.Graph
             optimizer.optimize(program.model)
     except Terminated:
         raise
-    except (torch.onnx.errors.OnnxExporterError, SystemExit):  # a plugin may call sys.exit
+    except (torch.onnx.errors.OnnxExporterError, SystemExit) as error:  # a plugin may call sys.exit
+        if out_of_memory(error):
+            raise MemoryError from error
         return None
     return _renamed(program.model.graph)
 

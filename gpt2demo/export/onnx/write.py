@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import torch
 
 from gpt2demo.config import DEFAULT_CHAIN, GenerateConfig, ModelConfig
 from gpt2demo.engines.exported import CERTIFICATE, FORMAT, GENERATE, MODEL, Dtype, head_dim
@@ -20,6 +21,7 @@ from gpt2demo.export.onnx.protobuf import LARGE, save, weight_ranges
 from gpt2demo.export.onnx.sampling import trace
 from gpt2demo.export.onnx.summary import summary
 from gpt2demo.export.onnx.weights import Weights, convert_weights
+from gpt2demo.export.overflow import check_weights
 from gpt2demo.model import GPT2
 from gpt2demo.runs.checkpoint import load_tokenizer, write_tokenizer_json
 from gpt2demo.runs.folder import Run, now
@@ -46,10 +48,12 @@ def write_export(checkpoint: Path, folder: Path, dtype: Dtype, samplers: Sequenc
         report: called with one line of text at each stage.
 
     Raises:
-        ExportError: the exported model differs from the original, or is too large for one file.
+        ExportError: the exported model differs from the original, is too large for one file, or has values too large for fp16.
         SettingError: a sampler cannot be traced, or the model's width is not divisible into quantization blocks.
     """
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, mapped=True)
+    if dtype == "fp16":
+        check_weights(model, torch.float16, "fp32 or int8")
     tokenizer, _ = load_tokenizer(checkpoint / "tokenizer")
     chosen = resolve_chains(GenerateConfig.create(samplers=tuple(samplers)), checkpoint).samplers
     chain = write_graphs(model, folder, dtype, chosen, tokenizer.vocab_size, report)
