@@ -347,7 +347,8 @@ class Training:
         model, optimizer = self.layout.to_save(self.model, self.optimizer)
 
         def save() -> str:
-            progress = {"step": self.step, "validation_loss": self.validation_loss, "time": now(), **self._environment()}
+            progress = {"step": self.step, "validation_loss": self.validation_loss, "patience": self.patience.as_dict()}
+            progress |= {"time": now(), **self._environment()}
             saved = weights.save_checkpoint(self.run.checkpoints, model, self.run.tokenizer, optimizer, progress)
             self.run.write_state(self.state("running"))
             checkpoint.prune(self.run.checkpoints, self.config.keep)
