@@ -36,7 +36,7 @@ from gpt2demo.cli.bench import app as bench
 from gpt2demo.cli.chat import chat as chat_in_terminal
 from gpt2demo.cli.display import show_progress, show_training
 from gpt2demo.cli.estimates import print_estimate
-from gpt2demo.cli.failures import exit_code
+from gpt2demo.cli.failures import check_current_folder, exit_code
 from gpt2demo.cli.options import AnywhereGroup, ResultsCommand, given, with_settings
 from gpt2demo.cli.printing import print_list, print_result
 from gpt2demo.cli.signals import Signals, catch_signals
@@ -45,7 +45,7 @@ from gpt2demo.errors import Error, SettingError
 from gpt2demo.hookspecs import PROJECT
 from gpt2demo.plugins import NO_PLUGINS
 from gpt2demo.runs.folder import EXPORTS_DIR, RUNS_DIR
-from gpt2demo.terminal import console, exit_on_signal, one_line, print_message, print_warning
+from gpt2demo.terminal import console, exit_on_signal, one_line, open_streams, print_message, print_warning
 from gpt2demo.training.launch import is_first, launched_here, leave
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ def _train(run: Run, group: Group, signals: Signals, **changes: Any) -> None:
     """Train a run in this process, or start the processes that its settings require."""
     from gpt2demo.training.launch import launch
     from gpt2demo.training.processes import launched
-    from gpt2demo.training.train import train_run, with_changes
+    from gpt2demo.training.train import settings_of, train_run
 
-    processes = with_changes(run.info(), changes).nproc
+    processes = settings_of(run, **changes).nproc
     if processes > 1 and not launched():
         launch(run, processes, **changes)
     else:
@@ -461,6 +461,7 @@ def _pip(*arguments: str) -> int:
 
 def main() -> None:
     """Run the command line. Report an exception as one line on stderr and exit with its code."""
+    open_streams()
     debug = "--debug" in sys.argv
     console.quiet = not is_first()
     warnings.showwarning = lambda message, *rest: print_warning(one_line(str(message)))
@@ -470,6 +471,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, exit_on_signal)
     try:
+        check_current_folder()
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
         sys.exit(code)

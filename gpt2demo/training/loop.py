@@ -327,7 +327,7 @@ class Training:
 
     def save_without_others(self) -> None:
         """Write a checkpoint unless this step has one, when other processes have ended or do not answer."""
-        if self.group.leader and not self.layout.lost_with_a_process:
+        if self.group.leader and not self.layout.sharded:
             self.save_if_new()
 
     def _keep_milestone(self) -> None:

@@ -21,8 +21,8 @@ class Replicated:
         device: this process's.
     """
 
-    lost_with_a_process = False
-    """Whether weights are lost when a process ends."""
+    sharded = False
+    """Whether each process has a part of the weights only, which is lost when the process ends."""
 
     def __init__(self, group: Group, device: torch.device) -> None:
         self.group, self.device = group, device

@@ -50,11 +50,13 @@ def check_training(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def check_processes(train: TrainConfig, processes: int) -> None:
-    """Check that the processes can share the micro-batches of a step equally.
+    """Check that the processes can share the micro-batches of a step equally, and the model if it is sharded.
 
     Raises:
-        SettingError: they cannot; the message has a setting with the same sequences per step.
+        SettingError: they cannot; the message has a setting that works, with the same sequences per step.
     """
+    if train.shard and processes > 1 and train.compile == "on":
+        raise SettingError("compile='on': a sharded model is not compiled; omit --compile or --shard")
     count, sequences = train.grad_accumulation, train.batch_size * train.grad_accumulation
     if count % processes == 0:
         return

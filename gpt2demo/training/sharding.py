@@ -33,7 +33,7 @@ class WholeState:
 class Sharded(Replicated):
     """Every process has a part of each weight, gradient and moment. The weights of a layer are gathered while it computes."""
 
-    lost_with_a_process = True
+    sharded = True
 
     def place(self, model: GPT2) -> GPT2:
         """Split a model over the devices, layer by layer: none of them holds all of it at any time.

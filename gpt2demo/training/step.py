@@ -53,7 +53,8 @@ class OptimizerStep:
         self._mean_loss = layout.averaging(self._compiled_if_configured(MeanLoss(model, padded=config.pack == "documents")))
 
     def _compiled_if_configured(self, module: nn.Module) -> nn.Module:
-        if self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda"):
+        automatic = self.device.type == "cuda" and not self.layout.sharded
+        if self.config.compile == "on" or (self.config.compile == "auto" and automatic):
             module.compile()
         return module
 

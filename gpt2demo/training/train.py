@@ -87,8 +87,8 @@ def resume(
     Args:
         run: its name or path.
         stop, callback: as in `train`.
-        changes: `steps` or `epochs`, a new length of the whole run; `nproc`, `shard` and `checkpoint_activations`. By default they
-            are unchanged.
+        changes: `steps` or `epochs`, a new length of the whole run; `nproc`, `shard` and `checkpoint_activations`. By default
+            they are unchanged.
 
     Raises:
         RunError: the run does not exist, or has no steps left.
@@ -145,19 +145,24 @@ def _settings(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
     """
     remove_temporaries(run.path)
     run.clear_stop()
+    train = settings_of(run, **changes)
+    if train.nproc > 1 and not launched():
+        warnings.warn(f"nproc={train.nproc}: only this process trains; `gpt2demo resume` and torchrun start more", stacklevel=2)
+    return {**run.info(), "train": train.model_dump()}
+
+
+def settings_of(run: Run, **changes: Any) -> TrainConfig:
+    """Return the training settings of a run, with changes. `steps` replaces `epochs`, and vice versa.
+
+    Raises:
+        RunError: the run is damaged or has no training.
+        SettingError: a changed setting is invalid.
+    """
     info = run.info()
     if info.get("imported"):
         hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
         raise RunError(f"run {run.name!r}: was imported and has no training to continue; {hint}")
     _check_settings(run, info)
-    train = with_changes(info, changes)
-    if train.nproc > 1 and not launched():
-        warnings.warn(f"nproc={train.nproc}: only this process trains; `gpt2demo resume` and torchrun start more", stacklevel=2)
-    return {**info, "train": train.model_dump()}
-
-
-def with_changes(info: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
-    """Return the training settings in the content of run.json, with changes. `steps` replaces `epochs`, and vice versa."""
     length = {"steps": None, "epochs": None} if changes.keys() & {"steps", "epochs"} else {}
     return TrainConfig.create(**{**info["train"], **length, **changes})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import astuple
 from datetime import timedelta
@@ -15,13 +17,16 @@ from ranks import on_ranks
 from safetensors.torch import load_file
 from samples import SMALL
 
-from gpt2demo import hookimpl, plugins
+from gpt2demo import plugins
+from gpt2demo.config import TrainConfig
 from gpt2demo.errors import CheckpointError, SettingError
 from gpt2demo.events import Ended, Evaluation, Event, Step
+from gpt2demo.plugins.wrappers import guarded_optimizer
 from gpt2demo.runs import checkpoint, weights
 from gpt2demo.runs.folder import Run
 from gpt2demo.training import prepare_run, train_run
 from gpt2demo.training.processes import Group, Processes
+from gpt2demo.training.sharding import Sharded
 
 SETTINGS: dict[str, Any] = {**SMALL, "threads": 1, "dtype": "fp32", "steps": 6, "eval_every": 3, "grad_accumulation": 2}
 
@@ -107,31 +112,24 @@ def test_each_process_has_half_of_a_sharded_model(text_file: Path, tmp_path: Pat
         list(events)
         return int(local)
 
+    assert Sharded.sharded
     half = run.info()["parameters"] / 2
     assert on_ranks(tmp_path / "ranks", size) == pytest.approx([half, half], rel=0.01)
 
 
-class Momentum:
-    """A plugin with an optimizer whose state differs from that of AdamW."""
-
-    @hookimpl
-    def gpt2demo_optimizers(self) -> dict[str, Any]:
-        return {"momentum": lambda model, config: torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)}
-
-
 @pytest.mark.parametrize("shard", [False, True])
 def test_an_optimizer_of_a_plugin(text_file: Path, tmp_path: Path, shard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its steps are proportional to the gradients, so that the weights are as close as these."""
-    registry = plugins.registry()
-    owned = registry.parts("optimizers") | Momentum().gpt2demo_optimizers()
-    monkeypatch.setattr(registry, "part", lambda kind, name: owned[name] if kind == "optimizers" else registry.parts(kind)[name])
-    one = prepare(text_file, optimizer="adamw", shard=shard, grad_accumulation=4, batch_size=4)
-    info = one.info()
-    one.write_info({**info, "train": {**info["train"], "optimizer": "momentum"}})
+    """Its steps are proportional to the gradients: the weights are as close as these."""
+
+    def momentum(name: str, model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+        return guarded_optimizer(name, torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9))
+
+    monkeypatch.setattr(plugins, "create_optimizer", momentum)
+    one = prepare(text_file, shard=shard, grad_accumulation=4, batch_size=4)
     two = copy(one, "two")
     values(train_run(one))
     on_ranks(tmp_path / "ranks", lambda group: values(train_run(two, group=group)))
-    assert_close(one, two, 1e-7)
+    assert_close(one, two, STEP)
 
 
 @pytest.mark.parametrize("shard", [False, True])
@@ -204,9 +202,6 @@ def test_a_full_disk_of_the_leader_ends_all_with_the_same_message(
 )
 def test_the_leader_saves_when_another_process_is_lost(text_file: Path, tmp_path: Path, fault: str, message: str) -> None:
     """The second process ends or hangs after step 2, in the middle of a step of the first one."""
-    import os
-    import time
-
     run = prepare(text_file)
 
     def train(group: Processes) -> None:
