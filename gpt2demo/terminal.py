@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -12,6 +14,16 @@ from gpt2demo.errors import Interrupted, Terminated
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def open_streams() -> None:
+    """Connect standard streams that are closed to nothing. A file that is opened later could otherwise get the number of one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
 def print_message(text: str) -> None:

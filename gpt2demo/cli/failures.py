@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
 
 import typer
 
-from gpt2demo.errors import Error, message, summary
+from gpt2demo.errors import Error, RunError, message, summary
 from gpt2demo.memory import ADVICE, out_of_memory
 from gpt2demo.terminal import one_line, print_message
 from gpt2demo.training.launch import launched_here, report
@@ -16,11 +17,23 @@ from gpt2demo.training.launch import launched_here, report
 MAX_LENGTH = 480  # characters of a message
 
 
+def check_current_folder() -> None:
+    """Check that the current folder exists: paths are relative to it.
+
+    Raises:
+        RunError: it has been removed.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise RunError("the current folder does not exist any more; change to another one") from None
+
+
 def exit_code(error: BaseException) -> int:
     """Print an exception as one line on stderr and return the exit code."""
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         error = error.__cause__  # Typer takes it for Ctrl-D at a prompt
-    error.__traceback__ = error.__context__ = error.__cause__ = None  # they may hold all of the memory, some of which is needed now
+    error.__traceback__ = error.__context__ = error.__cause__ = None  # they may hold all the memory
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
     if isinstance(error, BrokenPipeError):  # the reader of stdout has closed it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from battery import Trials
 from installing import install
 from samples import SMALL_OPTIONS, Cli, assert_one_line_error, train_small
 
 from gpt2demo import plugins
 from gpt2demo.config import TrainConfig
-from gpt2demo.errors import Interrupted, PluginFailure, SettingError, Terminated, TokenizerError
+from gpt2demo.errors import Error, Interrupted, PluginFailure, SettingError, Terminated, TokenizerError
 from gpt2demo.export.export import export_model
 from gpt2demo.runs.checkpoint import load_tokenizer, save_tokenizer
 from gpt2demo.runs.folder import Run
@@ -227,7 +229,14 @@ CALLS = [
         "exporters.export",
     ),
     *("tokenizers.train", "tokenizers.save", "tokenizers.load", "tokenizers.encode", "tokenizers.encode_array"),
-    *("tokenizers.cut", "tokenizers.decode", "tokenizers.vocab_size", "optimizers.the factory", "optimizers.step", "optimizers.state_dict"),
+    *(
+        "tokenizers.cut",
+        "tokenizers.decode",
+        "tokenizers.vocab_size",
+        "optimizers.the factory",
+        "optimizers.step",
+        "optimizers.state_dict",
+    ),
     "schedules.__call__",
 ]
 
@@ -373,3 +382,92 @@ def test_a_tokenizer_that_loses_text_is_reported_when_training(faults: dict[str,
     faults["tokenizers.decode"] = lambda: "other text"
     with pytest.warns(UserWarning, match="tokenizer 'faulty' does not reproduce the text: document 1, character 1: 'Line"):
         train_small(text_file, run="mine", tokenizer="faulty", steps=1, sample_tokens=0)
+
+
+# ---------------------------------------------------------------------------------------------- anything
+
+ANYTHING = [
+    *(None, True, False, 0, 1, -1, 10**30, 0.5, float("nan"), float("inf"), 1j, ..., NotImplemented),
+    *("", "text", "\ud800", b"", b"bytes", bytearray(b"x"), memoryview(b"x")),
+    *((), (1,), [], [None], ["a"], [0.5], [[1]], [10**30], {}, {"a": 1}, {1: {}}, set(), range(3), iter([])),
+    *(object(), object, len, ValueError("not raised"), Path("x"), np.zeros(0), np.zeros((1, 5)), np.array("x"), np.float32(1)),
+    *(
+        torch.zeros(()),
+        torch.zeros(0),
+        torch.zeros(1, 5).double(),
+        torch.full((1, 5), torch.nan),
+        torch.zeros(1, 5, device="meta"),
+    ),
+]
+
+
+def all_exceptions() -> list[BaseException]:
+    """Return an instance of every exception of Python that does not end the program."""
+    found: list[BaseException] = []
+    pending: list[type[BaseException]] = [BaseException]
+    while pending:
+        cls = pending.pop()
+        pending += [sub for sub in cls.__subclasses__() if sub.__module__ == "builtins"]
+        if not issubclass(cls, GeneratorExit | KeyboardInterrupt | Warning | BaseExceptionGroup):
+            words = ("utf-8", b"x", 0, 1, "no") if cls is UnicodeDecodeError else ("utf-8", "x", 0, 1, "no")
+            found.append(cls(*words) if issubclass(cls, UnicodeEncodeError | UnicodeDecodeError) else cls("oops"))
+    return [error for error in found if type(error) is not UnicodeTranslateError]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("call", CALLS)
+def test_any_result_works_or_fails_by_name(faults: dict[str, Any], use: Callable[[str], None], trial: Trials, call: str) -> None:
+    for value in ANYTHING:
+        faults[call] = lambda value=value: value
+        with trial(f"{call}() returns {value!r:.60}"):
+            try:
+                use(call.partition(".")[0])
+            except Error as error:
+                assert "faulty" in str(error)
+                assert "\n" not in str(error)
+            except AssertionError:  # of this test: a valid result, but not the text that was encoded
+                assert call.startswith("tokenizers.")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("call", CALLS)
+def test_any_exception_is_blamed_by_name(faults: dict[str, Any], use: Callable[[str], None], trial: Trials, call: str) -> None:
+    for error in all_exceptions():
+        faults[call] = fail(error)
+        with trial(f"{call}() raises {error!r}"):
+            try:
+                use(call.partition(".")[0])
+            except Error as reported:
+                assert type(reported) is PluginFailure or isinstance(error, ValueError | AssertionError | TypeError)
+                assert type(error).__name__ in str(reported) or type(reported) is SettingError
+                assert "faulty" in str(reported)
+
+
+@pytest.mark.slow
+def test_what_a_plugin_prints_is_not_a_result(site: Path, cli: Cli, text_file: Path, tmp_path: Path, trial: Trials) -> None:
+    noisy = FAULTY.replace("def run(call, work):\n", "print('noise')\n\ndef run(call, work):\n    print('noise', call)\n")
+    environment = {"PYTHONPATH": os.pathsep.join([str(install(site, "faulty", noisy)), os.environ.get("PYTHONPATH", "")])}
+    options = [word for word in SMALL_OPTIONS if not word.startswith("--tokenizer")]
+    parts = ("--tokenizer", "faulty", "--optimizer", "faulty")
+    commands = {
+        "train": ["train", text_file, *options, "--run", "mine", *parts],
+        "generate": ["generate", "mine", "--json", "--sampler", "faulty", "--max-new-tokens=3"],
+        "plugins": ["plugins", "--json"],
+        "data": ["data", "faulty", "--json"],
+        "eval": ["eval", "mine", "--json"],
+        "runs": ["runs", "--json"],
+        "export": ["export", "mine", "--format", "faulty"],
+        "resume": ["resume", "mine", "--steps=13"],
+    }
+    for name, words in commands.items():
+        with trial(name):
+            done = cli(*words, env=environment)
+            assert done.returncode == 0, done.stderr
+            assert "noise" not in done.stdout
+            assert "noise" in done.stderr or name == "runs"
+            if "--json" in words:
+                json.loads(done.stdout)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from battery import Trials
 from saver import Fault, Saver
 
 from gpt2demo.errors import CheckpointError
@@ -59,56 +60,63 @@ def assert_recovers(saver: Saver) -> None:
 
 @posix
 @pytest.mark.parametrize("trials", [6, pytest.param(200, marks=[slow, pytest.mark.timeout(3600)])])
-def test_a_process_killed_at_a_random_time_while_saving_loses_no_reported_checkpoint(tmp_path: Path, trials: int) -> None:
+def test_a_process_killed_at_a_random_time_while_saving_loses_no_reported_checkpoint(
+    tmp_path: Path, trial: Trials, trials: int
+) -> None:
     saver, rng, torn = Saver(tmp_path, 512 if trials > 100 else 64), random.Random(0), 0
     saver.save(1)
-    for _ in range(trials):
-        start, (reader, writer) = saver.newest(), os.pipe()
-        if not (pid := os.fork()):
-            for step in range(start + 1, start + 10_000):
-                saver.save(step)
-                os.write(writer, step.to_bytes(4, "big"))
-        os.close(writer)
-        time.sleep(rng.uniform(0.0, 0.5))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        reported = os.read(reader, 10**6)
-        os.close(reader)
-        torn += any(path.name.startswith(".tmp-") or not (path / "manifest.json").exists() for path in saver.folder.iterdir())
-        assert saver.newest() >= (int.from_bytes(reported[-4:], "big") if reported else start)
+    for number in range(trials):
+        with trial(number):
+            start, (reader, writer) = saver.newest(), os.pipe()
+            if not (pid := os.fork()):
+                for step in range(start + 1, start + 10_000):
+                    saver.save(step)
+                    os.write(writer, step.to_bytes(4, "big"))
+            os.close(writer)
+            time.sleep(rng.uniform(0.0, 0.5))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            reported = os.read(reader, 10**6)
+            os.close(reader)
+            torn += any(path.name.startswith(".tmp-") or not (path / "manifest.json").exists() for path in saver.folder.iterdir())
+            assert saver.newest() >= (int.from_bytes(reported[-4:], "big") if reported else start)
     assert torn, "no trial interrupted a save: the test proves nothing"
 
 
 @posix
-def test_a_process_killed_at_any_call_leaves_a_valid_checkpoint(saver: Saver) -> None:
+def test_a_process_killed_at_any_call_leaves_a_valid_checkpoint(saver: Saver, trial: Trials) -> None:
     total = calls_of_a_save(saver)
     assert total > 20
     for at in range(1, total + 1):
-        if not (pid := os.fork()):
-            with pytest.MonkeyPatch.context() as patch:
-                Fault(at, lambda: os.kill(os.getpid(), signal.SIGKILL)).install(patch)
-                saver.save(2)
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
-        assert_recovers(saver)
+        with trial(at):
+            if not (pid := os.fork()):
+                with pytest.MonkeyPatch.context() as patch:
+                    Fault(at, lambda: os.kill(os.getpid(), signal.SIGKILL)).install(patch)
+                    saver.save(2)
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+            assert_recovers(saver)
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EIO", "EROFS", "EDQUOT", "EMFILE", "EACCES"])
-def test_an_error_at_any_call_leaves_the_old_checkpoint_and_is_reported_in_one_line(saver: Saver, code: str) -> None:
+def test_an_error_at_any_call_leaves_the_old_checkpoint_and_is_reported_in_one_line(
+    saver: Saver, trial: Trials, code: str
+) -> None:
     number = getattr(errno, code)
 
     def refuse() -> None:
         raise OSError(number, os.strerror(number))
 
     for at in range(1, calls_of_a_save(saver) + 1, 1 if code == "ENOSPC" else 7):
-        with pytest.MonkeyPatch.context() as patch:
-            Fault(at, refuse).install(patch)
-            try:
-                saver.save(2)
-            except CheckpointError as error:
-                assert os.strerror(number) in str(error)
-                assert "\n" not in str(error)
-        assert_recovers(saver)
+        with trial(at):
+            with pytest.MonkeyPatch.context() as patch:
+                Fault(at, refuse).install(patch)
+                try:
+                    saver.save(2)
+                except CheckpointError as error:
+                    assert os.strerror(number) in str(error)
+                    assert "\n" not in str(error)
+            assert_recovers(saver)
 
 
 STRACE = shutil.which("strace")
@@ -126,20 +134,21 @@ except Exception as error: print(type(error).__name__, error, flush=True)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("action", ["signal=SIGKILL", "error=ENOSPC", "error=EIO"])
 @pytest.mark.parametrize("call", ["fsync", "rename", "write", "unlinkat,unlink,rmdir"])
-def test_faults_in_system_calls_leave_a_valid_checkpoint(tmp_path: Path, call: str, action: str) -> None:
+def test_faults_in_system_calls_leave_a_valid_checkpoint(tmp_path: Path, trial: Trials, call: str, action: str) -> None:
     """Cover libraries that bypass Python's os module. strace counts `when` over the whole process."""
     reached = 0
     for when in [1, 2, 3, 5, 8, 12, 17, 23]:
-        folder = tmp_path / str(when)
-        folder.mkdir()
-        child = CHILD.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
-        target = ["-P", str(folder)] if call == "write" else []
-        inject = ["-e", f"inject={call}:{action}:when={when}"]
-        words = [str(STRACE), "-f", "-qq", "-o", "/dev/null", *target, *inject, sys.executable, "-c", child]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-        assert "Traceback" not in done.stdout
-        if "ready" in done.stdout:
-            reached += 1
-            checkpoint.clean(folder / "checkpoints")
-            assert checkpoint.newest(folder / "checkpoints").step in (1, 2)
+        with trial(when):
+            folder = tmp_path / str(when)
+            folder.mkdir()
+            child = CHILD.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
+            target = ["-P", str(folder)] if call == "write" else []
+            inject = ["-e", f"inject={call}:{action}:when={when}"]
+            words = [str(STRACE), "-f", "-qq", "-o", "/dev/null", *target, *inject, sys.executable, "-c", child]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+            assert "Traceback" not in done.stdout
+            if "ready" in done.stdout:
+                reached += 1
+                checkpoint.clean(folder / "checkpoints")
+                assert checkpoint.newest(folder / "checkpoints").step in (1, 2)
     assert reached, f"no child saved its first checkpoint:\n{done.stderr}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import Trials
 from saver import Saver
 
 import gpt2demo
@@ -62,21 +63,22 @@ def damage(path: Path, kind: str, rng: random.Random) -> None:
     ("kind", "full"), [("bit flip", 500), ("truncation", 200), ("swap", 50), ("missing", 20), ("manifest", 20)]
 )
 @pytest.mark.parametrize("form", ["short", pytest.param("full", marks=pytest.mark.slow)])
-def test_any_damage_is_detected(whole: Path, tmp_path: Path, kind: str, full: int, form: str) -> None:
+def test_any_damage_is_detected(whole: Path, tmp_path: Path, trial: Trials, kind: str, full: int, form: str) -> None:
     rng, original = random.Random(kind), list(content(whole).values())
     for number in range(full if form == "full" else 20):
-        path = shutil.copytree(whole, tmp_path / str(number) / whole.name)
-        damage(path, kind, rng)
-        damaged = content(path)
-        if list(damaged.values()) == original:
-            continue
-        try:
-            checkpoint.verify(path)
-        except CheckpointError as error:
-            assert "\n" not in str(error)
-        else:  # a bit flip in the manifest may change only white space or the case of a digit
-            changed = [file.name for (file, raw), before in zip(damaged.items(), original, strict=True) if raw != before]
-            assert changed == ["manifest.json"]
+        with trial(number):
+            path = shutil.copytree(whole, tmp_path / str(number) / whole.name)
+            damage(path, kind, rng)
+            damaged = content(path)
+            if list(damaged.values()) == original:
+                continue
+            try:
+                checkpoint.verify(path)
+            except CheckpointError as error:
+                assert "\n" not in str(error)
+            else:  # a bit flip in the manifest may change only white space or the case of a digit
+                changed = [file.name for (file, raw), before in zip(damaged.items(), original, strict=True) if raw != before]
+                assert changed == ["manifest.json"]
 
 
 @pytest.mark.parametrize(

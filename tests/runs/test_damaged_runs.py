@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from battery import Trials
 from samples import Cli
 
 from gpt2demo.errors import CheckpointError, Error, RunError
@@ -211,15 +212,16 @@ def test_an_invalid_job_is_no_job(content: str) -> None:
 
 @pytest.mark.parametrize("trials", [40, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("name", ["state.json", "run.json", "metrics.jsonl", "samples.jsonl"])
-def test_any_change_of_a_value_affects_no_other_run(damaged: Run, name: str, trials: int) -> None:
+def test_any_change_of_a_value_affects_no_other_run(damaged: Run, trial: Trials, name: str, trials: int) -> None:
     rng, file = random.Random(name), damaged.path / name
     original = file.read_text(encoding="utf-8")
     lines = [original] if name.endswith(".json") else original.splitlines()
-    for _ in range(trials):
-        index = rng.randrange(len(lines))
-        replaced = json.dumps(changed(json.loads(lines[index]), rng))
-        file.write_text("\n".join([*lines[:index], replaced, *lines[index + 1 :]]) + "\n", encoding="utf-8")
-        read_everything(damaged)
+    for number in range(trials):
+        with trial(number):
+            index = rng.randrange(len(lines))
+            replaced = json.dumps(changed(json.loads(lines[index]), rng))
+            file.write_text("\n".join([*lines[:index], replaced, *lines[index + 1 :]]) + "\n", encoding="utf-8")
+            read_everything(damaged)
 
 
 def test_the_command_lists_a_damaged_run_with_the_reason(damaged: Run, invoke: Cli) -> None:
@@ -244,17 +246,20 @@ def write_manifest(run: Run) -> Path:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("trials", [8, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("name", ["run.json", "data/data.json", "tokenizer/plugin.json", "trainer.json", "config.json"])
-def test_resuming_after_any_change_of_a_value_works_or_fails_with_one_line(damaged: Run, name: str, trials: int) -> None:
+def test_resuming_after_any_change_of_a_value_works_or_fails_with_one_line(
+    damaged: Run, trial: Trials, name: str, trials: int
+) -> None:
     rng = random.Random(name)
     whole = damaged.path.with_name(".whole")
     shutil.move(damaged.path, whole)
-    for _ in range(trials):
-        shutil.copytree(whole, damaged.path)
-        in_checkpoint = name in ("trainer.json", "config.json")
-        change_json((max(damaged.checkpoints.glob("step-*")) if in_checkpoint else damaged.path) / name, rng)
-        write_manifest(damaged)
-        one_line(lambda: resume_one_step(damaged))
-        shutil.rmtree(damaged.path)
+    for number in range(trials):
+        with trial(number):
+            shutil.rmtree(damaged.path, ignore_errors=True)
+            shutil.copytree(whole, damaged.path)
+            in_checkpoint = name in ("trainer.json", "config.json")
+            change_json((max(damaged.checkpoints.glob("step-*")) if in_checkpoint else damaged.path) / name, rng)
+            write_manifest(damaged)
+            one_line(lambda: resume_one_step(damaged))
 
 
 @pytest.mark.parametrize(
@@ -293,17 +298,18 @@ def test_ids_beyond_the_vocabulary_are_refused(damaged: Run, split: str) -> None
 
 
 @pytest.mark.parametrize("trials", [50, pytest.param(3000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
-def test_ids_with_a_damaged_header_work_or_are_refused(damaged: Run, trials: int) -> None:
+def test_ids_with_a_damaged_header_work_or_are_refused(damaged: Run, trial: Trials, trials: int) -> None:
     from gpt2demo.data.tokens import load_ids
 
     rng, file = random.Random(0), damaged.data / "train.npy"
     original = file.read_bytes()
-    for _ in range(trials):
-        raw = bytearray(original)
-        for _ in range(rng.randint(1, 4)):
-            raw[rng.randrange(128)] = rng.choice([rng.randrange(256), *b"0129,()'{}- \x00"])
-        file.write_bytes(raw)
-        one_line(lambda: load_ids(damaged.data, "train"))
+    for number in range(trials):
+        with trial(number):
+            raw = bytearray(original)
+            for _ in range(rng.randint(1, 4)):
+                raw[rng.randrange(128)] = rng.choice([rng.randrange(256), *b"0129,()'{}- \x00"])
+            file.write_bytes(raw)
+            one_line(lambda: load_ids(damaged.data, "train"))
 
 
 def test_an_interrupt_does_not_delete_a_run_whose_state_is_missing(damaged: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from battery import Trials
 from samples import SMALL_OPTIONS, Cli
 
 from gpt2demo.errors import CheckpointError, RunError
@@ -88,25 +89,28 @@ def test_a_process_killed_while_it_deletes_a_run_leaves_no_run(run_copy: Run, mo
 
 @posix
 @pytest.mark.parametrize("trials", [2, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
-def test_training_killed_at_any_time_leaves_a_run_that_resumes_or_none(text_file: Path, cli: Cli, trials: int) -> None:
+def test_training_killed_at_any_time_leaves_a_run_that_resumes_or_none(
+    text_file: Path, cli: Cli, trial: Trials, trials: int
+) -> None:
     """Every trial starts a process, which takes seconds."""
     rng, absent = random.Random(0), 0
-    for _ in range(trials):
-        command = [sys.executable, "-m", "gpt2demo", "train", str(text_file), "--run", "a", *SMALL_OPTIONS, "--tokenizer=bpe"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not runs_dir().exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.05 if trials == 2 else 1.5))
-        process.kill()
-        process.wait()
-        if [run.name for run in list_runs()] == ["a"]:
-            if trials > 2:
-                assert cli("resume", "a", "--steps=13").returncode == 0
-        else:
-            absent += 1
-            assert_recovers("a")
-        shutil.rmtree(runs_dir())
+    for number in range(trials):
+        with trial(number):
+            shutil.rmtree(runs_dir(), ignore_errors=True)
+            command = [sys.executable, "-m", "gpt2demo", "train", str(text_file), "--run", "a", *SMALL_OPTIONS, "--tokenizer=bpe"]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while not runs_dir().exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05 if trials == 2 else 1.5))
+            process.kill()
+            process.wait()
+            if [run.name for run in list_runs()] == ["a"]:
+                if trials > 2:
+                    assert cli("resume", "a", "--steps=13").returncode == 0
+            else:
+                absent += 1
+                assert_recovers("a")
     if trials > 2:  # two may both be late on a busy machine
         assert absent, "no trial interrupted the preparation"
 
@@ -176,24 +180,25 @@ def compete(start: float, name: str | None, results: Any) -> None:
 @posix
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("name", ["a", None])
-def test_processes_that_want_one_name_do_not_share_it(name: str | None, rounds: int) -> None:
+def test_processes_that_want_one_name_do_not_share_it(trial: Trials, name: str | None, rounds: int) -> None:
     context = multiprocessing.get_context("fork")
-    for _ in range(rounds):
-        results: Any = context.Queue()
-        children = [context.Process(target=compete, args=(time.time() + 0.2, name, results)) for _ in range(6)]
-        for child in children:
-            child.start()
-        made = [results.get(timeout=30) for _ in children]
-        for child in children:
-            child.join()
-        if name:
-            assert sorted(made, key=str) == [*[None] * 5, "a"]
-        else:
-            assert len(set(made)) == 6
-            assert "derived" in made
-        assert names() == sorted(filter(None, made))
-        assert temporaries(runs_dir()) == []
-        shutil.rmtree(runs_dir())
+    for number in range(rounds):
+        with trial(number):
+            results: Any = context.Queue()
+            children = [context.Process(target=compete, args=(time.time() + 0.2, name, results)) for _ in range(6)]
+            for child in children:
+                child.start()
+            made = [results.get(timeout=30) for _ in children]
+            for child in children:
+                child.join()
+            if name:
+                assert sorted(made, key=str) == [*[None] * 5, "a"]
+            else:
+                assert len(set(made)) == 6
+                assert "derived" in made
+            assert names() == sorted(filter(None, made))
+            assert temporaries(runs_dir()) == []
+            shutil.rmtree(runs_dir())
 
 
 def test_a_derived_name_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from battery import Trials
 from samples import SMALL, Cli, train_small
 
 import gpt2demo
@@ -45,23 +46,26 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 @posix
 @pytest.mark.parametrize("trials", [1, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
-def test_a_signal_saves_a_checkpoint_and_a_second_one_ends_the_process(text_file: Path, tmp_path: Path, trials: int) -> None:
+def test_a_signal_saves_a_checkpoint_and_a_second_one_ends_the_process(
+    text_file: Path, tmp_path: Path, trial: Trials, trials: int
+) -> None:
     """Every trial starts a process, which takes seconds. Every other one, from the first on, sends the signal twice."""
     rng = random.Random(1)
-    for trial in range(trials):
-        twice, run = trial % 2 == 0, f"r{trial}"
-        number = signal.SIGINT if twice else rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-        process = start(text_file, run, n_layer=1, n_embd=16, steps=1_000_000, eval_batches=1, sample_tokens=0, save_every=50)
-        metrics = tmp_path / "runs" / run / "metrics.jsonl"
-        wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"batch") > 60, process)
-        time.sleep(rng.uniform(0, 0.5))
-        process.send_signal(number)
-        if twice:
+    for at in range(trials):
+        with trial(at):
+            twice, run = at % 2 == 0, f"r{at}"
+            number = signal.SIGINT if twice else rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+            process = start(text_file, run, n_layer=1, n_embd=16, steps=1_000_000, eval_batches=1, sample_tokens=0, save_every=50)
+            metrics = tmp_path / "runs" / run / "metrics.jsonl"
+            wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"batch") > 60, process)
+            time.sleep(rng.uniform(0, 0.5))
             process.send_signal(number)
-        assert process.wait(timeout=10) == 128 + number
-        state = find_run(run).state()
-        assert state.status == "interrupted"
-        assert twice or checkpoint.newest(find_run(run).checkpoints).step == state.step
+            if twice:
+                process.send_signal(number)
+            assert process.wait(timeout=10) == 128 + number
+            state = find_run(run).state()
+            assert state.status == "interrupted"
+            assert twice or checkpoint.newest(find_run(run).checkpoints).step == state.step
 
 
 @posix

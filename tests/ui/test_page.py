@@ -11,6 +11,7 @@ from queue_client import QueueClient, invalid_requests
 from webpage import PageServer, make_run
 
 from gpt2demo.errors import RunError
+from gpt2demo.memory import ADVICE
 from gpt2demo.runs.folder import State
 from gpt2demo.ui.page import Page, checked
 
@@ -62,6 +63,7 @@ def test_the_number_of_values_must_match() -> None:
 
 @pytest.mark.parametrize(("error", "message", "is_bug"), [
     (RunError("run '<b>'\nmissing"), "run &#39;&lt;b&gt;&#39; missing", False),
+    (MemoryError(), f"out of memory; {ADVICE}", False),
     (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError (a bug; the terminal shows where): by zero", True),
 ])  # fmt: skip
 def test_errors_become_toasts_and_bugs_also_tracebacks(error: Exception, message: str, is_bug: bool) -> None:
