@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from battery import pytest_collection_modifyitems, pytest_runtest_call, pytest_terminal_summary, trial  # noqa: F401
 from hypothesis import settings
 from samples import SMALL, TEXT, Cli, save_checkpoint
 
