@@ -9,10 +9,12 @@ from gpt2demo.config import GenerateConfig
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.generation.generate import Model
 from gpt2demo.inspection.anatomy import Anatomy, anatomy
+from gpt2demo.inspection.growth import Stage, growth
 from gpt2demo.inspection.heads import Chance, HeadScores, head_scores
 from gpt2demo.inspection.lens import LensRow, logit_lens
 from gpt2demo.inspection.surprise import TokenSurprise, surprise
 from gpt2demo.inspection.trace import Trace, trace
+from gpt2demo.runs.folder import Run
 from gpt2demo.sampling.explain import Explanation
 
 MATRIX_LIMIT = 2_000_000
@@ -30,6 +32,7 @@ class Inside:
         chance: the same scores of even attention.
         attention: the lower triangles of all heads, [layer][head][row] -> a list of row + 1 weights; None if they are too large.
         anatomy: the parts of the model.
+        growth: the surprise of the text at each milestone of the run.
     """
 
     lens: list[LensRow]
@@ -37,6 +40,7 @@ class Inside:
     chance: Chance
     attention: list[list[list[list[float]]]] | None
     anatomy: Anatomy
+    growth: list[Stage]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Inspection:
     def as_dict(self) -> dict[str, Any]:
         """Return all values for JSON."""
         inside = self.inside and asdict(self.inside)
-        names = ("lens", "heads", "chance", "attention", "anatomy")
+        names = ("lens", "heads", "chance", "attention", "anatomy", "growth")
         parts = {("logit_lens" if name == "lens" else name): inside and inside[name] for name in names}
         return {
             "model": self.model,
@@ -106,7 +110,9 @@ def _inside(model: Model, engine: TorchEngine, ids: list[int]) -> Inside:
     found = trace(engine.model, ids)
     scores, chance = head_scores(found, engine.model)
     lens = logit_lens(found, lambda token: model.tokenizer.decode([token]))
-    return Inside(lens, scores, chance, triangles(found), anatomy(engine.config))
+    run = Run.of_checkpoint(model.path)
+    stages = growth(run, model, ids) if run else []
+    return Inside(lens, scores, chance, triangles(found), anatomy(engine.config), stages)
 
 
 def triangles(found: Trace) -> list[list[list[list[float]]]] | None:

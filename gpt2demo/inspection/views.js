@@ -9,14 +9,17 @@ function showInside(root, data) {
       "is not yet using: what a head does with what it reads is not shown.",
     sampler: "Each column is what one sampler left of the distribution. The strip is what remains, end to end in the order of ids; one random " +
       "number picks the token. The model alone decides the first column: a sampler cannot make a token likely that the model ruled out.",
+    growth: "The same text, read with the weights of each kept step, from random weights on. Watch which tokens become easy first. The steps " +
+      "are spaced by ratio: most is learned early, and a token that gets harder again may be one that the model has overfitted away from.",
     lens: "Each row is what the model would predict if it stopped after that many layers; the last row is its real prediction. Choose a cell " +
       "to see more. Early rows can mislead: the output layer was trained for the last one.",
     anatomy: "Every tensor of the model, drawn to scale: width and height are its dimensions. The output layer is the token embedding, wte, " +
       "used a second time. Size is not importance: a small layer norm is used as often as the matrix after it.",
   };
-  const LABELS = { surprise: "Surprise", sampler: "Next token", attention: "Attention", lens: "Logit lens", anatomy: "Anatomy" };
+  const LABELS = { surprise: "Surprise", sampler: "Next token", attention: "Attention", lens: "Logit lens", anatomy: "Anatomy", growth: "Growing up" };
   const tokens = data.tokens.slice(data.skipped);
-  const views = data.anatomy ? (data.attention ? ["surprise", "sampler", "attention", "lens", "anatomy"] : ["surprise", "sampler", "lens", "anatomy"]) : ["surprise", "sampler"];
+  const views = ["surprise", "sampler", ...(data.growth?.length ? ["growth"] : []), ...(data.attention ? ["attention"] : []),
+    ...(data.anatomy ? ["lens", "anatomy"] : [])];
 
   function make(tag, className, text) {
     const element = document.createElement(tag);
@@ -117,6 +120,41 @@ function showInside(root, data) {
     strip.setAttribute("role", "img");
     strip.setAttribute("aria-label", `what remains; ${number} picks ${quoted(next.text)}`);
     panel.append(make("p", "", `After the text: ${quoted(next.text)} (${number}).`), strip, columns);
+  }
+
+  function growth(panel) {
+    const stages = data.growth, line = make("p", "note"), slider = make("input"), card = make("div", "card");
+    let now = stages.length - 1, chosen = Math.min(1, tokens.length - 1);
+    slider.type = "range";
+    slider.max = slider.value = stages.length - 1;
+    slider.setAttribute("aria-label", "step of the training");
+    const bits = (i) => stages[now].bits[i];
+    const describe = (i) => (bits(i) === null ? quoted(tokens[i].text) : `${quoted(tokens[i].text)}: ${bits(i).toFixed(1)} bits`);
+    const text = textView(tokens, (i) => (bits(i) === null ? null : bits(i) / 14), describe, (i) => { chosen = i; explain(); });
+    function explain() {
+      card.replaceChildren(make("strong", "", describe(chosen)));
+      if (bits(chosen) === null) return;
+      for (const stage of stages) {
+        const row = make("div", stage === stages[now] ? "bar drawn" : "bar"), bar = make("i");
+        bar.style.width = Math.min(100, 100 * stage.bits[chosen] / 14).toFixed(1) + "%";
+        row.append(make("code", "", "step " + stage.step.toLocaleString("en")), bar,
+          make("span", "", `${stage.bits[chosen].toFixed(1)} bits, expected ${quoted(stage.expected[chosen])}`));
+        card.append(row);
+      }
+    }
+    function draw() {
+      const known = stages[now].bits.filter((value) => value !== null);
+      const mean = known.reduce((sum, value) => sum + value, 0) / Math.max(1, known.length);
+      line.textContent = `step ${stages[now].step.toLocaleString("en")}: ${mean.toFixed(2)} bits for each token on average`;
+      slider.setAttribute("aria-valuetext", line.textContent);
+      text.paint();
+      explain();
+    }
+    slider.oninput = () => { now = Number(slider.value); draw(); };
+    card.classList.add("steps");
+    panel.append(slider, line, text.box, card);
+    text.pick(chosen);
+    draw();
   }
 
   function attention(panel) {
@@ -226,7 +264,7 @@ function showInside(root, data) {
     }
   }
 
-  const draw = { surprise, sampler, attention, lens, anatomy }, nav = make("nav"), panel = make("div");
+  const draw = { surprise, sampler, growth, attention, lens, anatomy }, nav = make("nav"), panel = make("div");
   root.classList.add("inside");
   nav.setAttribute("role", "tablist");
   panel.setAttribute("role", "tabpanel");

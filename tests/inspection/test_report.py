@@ -19,6 +19,7 @@ from gpt2demo.inspection import inspect_text
 from gpt2demo.inspection import report as module
 from gpt2demo.inspection.page import page
 from gpt2demo.inspection.surprise import surprise
+from gpt2demo.runs.find import saved_milestones
 from gpt2demo.runs.folder import Run
 
 HOSTILE = "</script><script>alert(1)</script> ${alert(2)} {{7*7}} <!-- & $$x^2$$ \u2028"
@@ -80,11 +81,22 @@ def test_an_inspection_as_json_has_all_views(model: Model) -> None:
         "chance",
         "attention",
         "anatomy",
+        "growth",
     }
     assert len(values["tokens"]) == len(values["logit_lens"][0]["top"]) == 6
     assert [len(row) for row in values["attention"][1][0]] == [1, 2, 3, 4, 5, 6]
     assert sum(values["attention"][0][1][5]) == pytest.approx(1, abs=1e-3)
     assert len(values["heads"]) == 4
+
+
+def test_a_text_is_read_with_the_weights_of_each_milestone(model: Model, trained_run: Run) -> None:
+    stages = inspect_text(model, "Line 7: the quick").inside.growth
+    assert [stage.step for stage in stages] == [saved.step for saved in saved_milestones(trained_run)]
+    last = surprise(model, model.tokenizer.encode("Line 7: the quick"))
+    assert stages[-1].bits == [token.bits for token in last]
+    assert stages[-1].expected[1:] == [token.top[0].text for token in last[1:]]
+    means = [sum(stage.bits[1:]) for stage in stages]
+    assert means[-1] < means[0], "it has learned something"
 
 
 def test_a_long_text_is_looked_at_from_its_end(model: Model) -> None:
