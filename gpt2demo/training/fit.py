@@ -141,35 +141,38 @@ def probe(model: ModelConfig, train: TrainConfig, processes: int = 1) -> Iterato
 
 
 class MemoryLine:
-    """Predicts the memory of a batch size with a line through two small sizes.
+    """Predicts the memory of a batch size with a line through the two largest sizes that were measured.
+
+    Before two are measured, the weights, their gradients and the optimizer state alone are the memory of a batch of none.
 
     Args:
-        probe: measures the sizes.
+        probe: measures sizes: 1, 2, and more while that is quick.
         model: the shape.
         largest: the largest size to predict.
     """
 
     def __init__(self, probe: Probe, model: ModelConfig, largest: int) -> None:
-        self._work = model.flops_per_token * model.n_positions  # of a sequence
-        self.measured = [found] if (found := probe.measure(1)) else []
-        while self.measured and self._may_double(probe.available, largest):
-            if (found := probe.measure(2 * self.measured[-1].batch_size)) is None:
+        self.measured: list[Measurement] = []
+        self._least = 8 * model.n_parameters
+        work, size = model.flops_per_token * model.n_positions, 1  # of a sequence
+        while size <= largest and (size <= 2 or size * work < QUICK) and self._fits(size, probe.available):
+            if (found := probe.measure(size)) is None:
                 break
             self.measured.append(found)
+            size *= 2
 
-    def _may_double(self, available: int, largest: int) -> bool:
-        """Return whether the next size is not too large, and is needed or quick."""
-        last = self.measured[-1]
-        needed = len(self.measured) < 2 or 2 * last.batch_size * self._work < QUICK
-        return needed and 2 * last.batch_size <= largest and 2 * last.memory <= available
+    def _fits(self, size: int, available: int) -> bool:
+        return not self.measured or size in self.fitting([size], available)
 
     def predict(self, batch_size: int) -> int | None:
         """Return the memory of a process in bytes, or None if not even one sequence fits."""
         if not self.measured:
             return None
         last = self.measured[-1]
-        before = self.measured[-2] if len(self.measured) > 1 else Measurement(0, 0, 0.0, 0.0, 0)
-        slope = (last.memory - before.memory) / (last.batch_size - before.batch_size)
+        size, memory = 0, min(last.memory, self._least + last.state)
+        if len(self.measured) > 1:
+            size, memory = self.measured[-2].batch_size, self.measured[-2].memory
+        slope = (last.memory - memory) / (last.batch_size - size)
         return round(last.memory + slope * (batch_size - last.batch_size))
 
     def fitting(self, candidates: Sequence[int], available: int) -> list[int]:

@@ -22,7 +22,7 @@ from gpt2demo import plugins
 from gpt2demo.config import ModelConfig, TrainConfig
 from gpt2demo.data.windows import Windows
 from gpt2demo.engines.hardware import keep_freed_memory, peak_memory, torch_device, training_dtype
-from gpt2demo.errors import TrainingError
+from gpt2demo.errors import Error
 from gpt2demo.memory import available_memory, require_memory
 from gpt2demo.metrics import token_losses
 from gpt2demo.model import GPT2
@@ -117,7 +117,7 @@ def main() -> None:
             print(json.dumps(trial.measure(batch_size, steps)), file=results)
     except MemoryError:
         print(json.dumps(None), file=results)
-    except TrainingError as error:
+    except Error as error:
         print(json.dumps(None if "out of memory" in str(error) else {"error": str(error)}), file=results)
 
 
