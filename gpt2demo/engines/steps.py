@@ -64,11 +64,10 @@ class FixedStep:
         self._input = self._host.to(padding.device)
         self._values = self._host.numpy()
         self._cache = FixedCache(cache, self._input[rows:], columns)
-        self._result = torch.empty(rows, model.config.vocab_size, pin_memory=on_gpu)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, ids: npt.NDArray[np.int64], column: int) -> Tensor:
-        """Read ids (B, 1) into a column; return the logits (B, V) float32 on the host, valid until the next call.
+        """Read ids (B, 1) into a column; return the logits (B, 1, V) float32, valid until the next call.
 
         Raises:
             RuntimeError: the step cannot be captured.
@@ -79,9 +78,7 @@ class FixedStep:
             return self._forward()
         self._graph = self._graph or self._captured()
         self._graph.replay()
-        self._result.copy_(self._logits, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
-        return self._result
+        return self._logits
 
     def _forward(self) -> Tensor:
         """Run the model on the ids and the column in `_input`."""
@@ -92,7 +89,7 @@ class FixedStep:
         logits: Tensor = self._model(
             self._input[:-1, None], self._cache, last_only=True, positions=column - start, mask=mask[:, None, None]
         )
-        return logits[:, -1].float()
+        return logits.float()
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """Capture the step, after running it twice: libraries allocate memory when they are first used."""

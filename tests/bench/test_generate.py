@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gpt2demo.bench import generate as bench
 from gpt2demo.bench import protocol, worker
 from gpt2demo.bench.generate import Generator, bench_generate
 from gpt2demo.bench.protocol import Runner
-from gpt2demo.config import BenchGenerateConfig, GenerateConfig
+from gpt2demo.config import BenchGenerateConfig, GenerateConfig, preset
 from gpt2demo.errors import RunError, SettingError
 
 NAMES = ["torch fp32", "torch fp32 + samplers", "onnx fp32", "onnx fp32 + samplers", "transformers fp32"]
@@ -114,3 +116,48 @@ def test_invalid_settings_are_refused(changes: dict[str, object], message: str, 
     with pytest.raises(SettingError, match=message):
         bench_generate(BenchGenerateConfig.create(**{"shape": "nano", "dtypes": (), **changes}), tmp_path, lambda line: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_gpu_torch_also_runs_without_graphs_and_transformers_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "torch_device", torch.device)
+    config = BenchGenerateConfig.create(shape="nano", device="cuda", peers=("transformers", "genai"))
+    runners = {runner.name: runner for runner in bench.prepare(preset("nano").model, config, tmp_path, lambda line: None)}
+    own = ["torch fp16", "torch fp16 + samplers", "torch fp16 eager", "onnx fp16", "onnx fp16 + samplers"]
+    assert list(runners) == ["memory", *own, "transformers fp16", "transformers fp16 compiled", "genai fp16"]
+    options = [json.loads(runners[name].command[-1]) for name in own]
+    assert all(option["device"] == "cuda" for option in options)
+    assert [option.get("eager", False) for option in options] == [False, False, True, False, False]
+    assert runners["transformers fp16 compiled"].command[-3:] == ["cuda", "fp16", "static"]
+    assert runners["transformers fp16 compiled"].largest_batch == 1
+    assert runners["torch fp16"].bytes == runners["transformers fp16"].bytes == 2 * preset("nano").model.n_parameters
+
+
+def test_a_dtype_that_does_not_run_on_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "torch_device", torch.device)
+    with pytest.raises(SettingError, match="dtypes=int8: on an NVIDIA GPU use fp16"):
+        bench_generate(BenchGenerateConfig.create(shape="nano", device="cuda", dtypes=("int8",)), tmp_path, lambda line: None)
+
+
+def test_a_grid_goes_on_without_a_program_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def started(runner: Runner) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+        def request(work: dict[str, Any]) -> dict[str, Any]:
+            if runner.name == "onnx fp32" and len(work["prompts"]) == 2:
+                raise RunError("bench: onnx fp32 failed: no memory")
+            return {"ids": [[0] * work["count"]] * len(work["prompts"]), "first": 0.1, "seconds": 0.5, "megabytes": 100.0}
+
+        yield request
+
+    monkeypatch.setattr(protocol, "started", started)
+    monkeypatch.setattr(protocol, "PAUSE", 0)
+    config = BenchGenerateConfig.create(**{**SETTINGS, "peers": ()}, rounds=1)
+    rows = list(bench.bench_grid(config, [(1, 4), (2, 8)], tmp_path, lambda line: None))
+    points = [(row["name"], row.get("batch_size"), row.get("prompt_tokens")) for row in rows]
+    assert points == [
+        *((name, 1, 4) for name in NAMES[:4]),
+        *((name, 2, 8) for name in NAMES[:4] if name != "onnx fp32"),
+        ("onnx fp32", None, None),
+    ]
+    assert rows[-1]["error"] == "bench: onnx fp32 failed: no memory"
