@@ -65,6 +65,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 command = partial(app.command, cls=ResultsCommand)
 
+RESUME_SETTINGS = ("steps", "epochs", "batch_size", "grad_accumulation", "nproc", "shard", "checkpoint_activations")
 CHAT_SETTINGS = GenerateConfig.model_fields.keys() - {"samples", "logprobs", "explain"}
 
 
@@ -169,7 +170,7 @@ def _dry_run(data: list[str], arguments: dict[str, Any], *, as_json: bool) -> No
 
 
 @command()
-@with_settings(TrainConfig, only=("steps", "epochs", "nproc", "shard", "checkpoint_activations"))
+@with_settings(TrainConfig, only=RESUME_SETTINGS)
 def resume(
     run: RunArgument,
     chat: Annotated[bool, typer.Option("--chat", help="chat with the model after training")] = False,

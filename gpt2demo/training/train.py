@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -87,8 +88,8 @@ def resume(
     Args:
         run: its name or path.
         stop, callback: as in `train`.
-        changes: `steps` or `epochs`, a new length of the whole run; `nproc`, `shard` and `checkpoint_activations`. By default
-            they are unchanged.
+        changes: `steps` or `epochs`, a new length of the whole run; `nproc`, `shard` and `checkpoint_activations`; `batch_size`
+            and `grad_accumulation` with the same product. By default they are unchanged.
 
     Raises:
         RunError: the run does not exist, or has no steps left.
@@ -163,8 +164,23 @@ def settings_of(run: Run, **changes: Any) -> TrainConfig:
         hint = f"fine-tune it in a new run with `gpt2demo train … --init-from {run.name}`"
         raise RunError(f"run {run.name!r}: was imported and has no training to continue; {hint}")
     _check_settings(run, info)
+    before = TrainConfig.create(**info["train"])
     length = {"steps": None, "epochs": None} if changes.keys() & {"steps", "epochs"} else {}
-    return TrainConfig.create(**{**info["train"], **length, **changes})
+    return same_batches(before, before.with_changes(**length, **changes))
+
+
+def same_batches(before: TrainConfig, after: TrainConfig) -> TrainConfig:
+    """Return changed settings that read the same text in each step and evaluation, in larger or smaller batches.
+
+    Raises:
+        SettingError: a step would have more or fewer sequences.
+    """
+    sequences = before.batch_size * before.grad_accumulation
+    if (changed := after.batch_size * after.grad_accumulation) != sequences:
+        both = f"batch_size={after.batch_size}, grad_accumulation={after.grad_accumulation}"
+        raise SettingError(f"{both}: are {changed} sequences per step, but the run has {sequences}; they cannot change")
+    windows = before.eval_batches * before.batch_size
+    return after.with_changes(eval_batches=math.ceil(windows / after.batch_size))
 
 
 def _check_settings(run: Run, info: dict[str, Any]) -> None:

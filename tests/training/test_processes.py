@@ -57,6 +57,15 @@ def values(events: Iterator[Event]) -> Values:
     return found
 
 
+def train_until(last: int, run: Run, group: Group) -> Values:
+    """Train until a step; return what `values` does."""
+    done, found = 0, []
+    for event in train_run(run, lambda: "stopped" if done >= last else None, group):
+        done = event.step if isinstance(event, Step) else done
+        found += values(iter([event]))
+    return found
+
+
 def tensors(run: Run) -> dict[str, torch.Tensor]:
     """Return weights and optimizer state of the newest checkpoint."""
     newest = checkpoint.newest(run.checkpoints).path
@@ -138,27 +147,27 @@ def test_a_run_moves_between_one_process_and_two(text_file: Path, tmp_path: Path
     straight = prepare(text_file, shard=shard, dropout=0.1)
     moved = copy(straight, "moved")
     expected = values(train_run(straight))
-
-    def part(last: int, group: Group) -> Values:
-        done = 0
-
-        def stop() -> Any:
-            return "stopped" if done >= last else None
-
-        found: Values = []
-        for event in train_run(moved, stop, group):
-            if isinstance(event, Step):
-                done = event.step
-            found += values(iter([event]))
-        return found
-
-    pieces = on_ranks(tmp_path / "first", lambda group: part(2, group))[0]
-    pieces += part(4, Group())
-    pieces += on_ranks(tmp_path / "last", lambda group: part(6, group))[0]
+    pieces = on_ranks(tmp_path / "first", lambda group: train_until(2, moved, group))[0]
+    pieces += train_until(4, moved, Group())
+    pieces += on_ranks(tmp_path / "last", lambda group: train_until(6, moved, group))[0]
     assert len(pieces) == len(expected)
     for mine, other in zip(expected, pieces, strict=True):
         assert mine == pytest.approx(other, rel=STEP if shard else EXACT, abs=0)
     assert_close(straight, moved, WEIGHTS if shard else EXACT)
+
+
+def test_a_run_may_be_divided_into_smaller_batches_for_more_processes(text_file: Path, tmp_path: Path) -> None:
+    """Each step and each evaluation reads the same text as before."""
+    straight = prepare(text_file, grad_accumulation=1, batch_size=8)
+    divided = copy(straight, "divided")
+    expected = values(train_run(straight))
+    train_until(3, divided, Group())
+    changes = {"batch_size": 4, "grad_accumulation": 2}
+    rest = on_ranks(tmp_path / "ranks", lambda group: values(train_run(divided, group=group, **changes)))[0]
+    for mine, other in zip(expected[-len(rest) :], rest, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5, abs=0)
+    with pytest.raises(SettingError, match="are 16 sequences per step, but the run has 8; they cannot change"):
+        list(train_run(divided, batch_size=8))
 
 
 # ---------------------------------------------------------------------------------------------- ending together
