@@ -420,7 +420,14 @@ def obstacle(target: Path, own: Path | None = None) -> str | None:
 
 
 def refuse_taken(name: str | None) -> None:
-    """Raise a RunError if a requested name is invalid or taken; None is a name that is derived later."""
+    """Raise a RunError if a requested name is invalid or taken; None is a name that is derived later.
+
+    The path must be valid Unicode: safetensors reads no other files.
+    """
+    try:
+        str(runs_dir().absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"{str(runs_dir())!a}: the path is not valid UTF-8; use another --runs-dir") from None
     if name and (reason := obstacle(runs_dir() / check_name(name))):
         raise RunError(reason)
 

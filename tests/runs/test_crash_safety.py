@@ -145,7 +145,7 @@ def test_faults_in_system_calls_leave_a_valid_checkpoint(tmp_path: Path, trial: 
             target = ["-P", str(folder)] if call == "write" else []
             inject = ["-e", f"inject={call}:{action}:when={when}"]
             words = [str(STRACE), "-f", "-qq", "-o", "/dev/null", *target, *inject, sys.executable, "-c", child]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
             assert "Traceback" not in done.stdout
             if "ready" in done.stdout:
                 reached += 1

@@ -140,6 +140,16 @@ def test_a_name_in_preparation_is_refused_and_skipped_and_not_listed() -> None:
         refuse_taken("a")
 
 
+@posix
+def test_a_folder_whose_path_is_not_unicode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors could not read the checkpoints in it."""
+    monkeypatch.setenv("GPT2DEMO_RUNS_DIR", str(tmp_path / "\udcff"))
+    for name in ("a", None):
+        with pytest.raises(RunError, match="the path is not valid UTF-8; use another --runs-dir"):
+            refuse_taken(name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_taken_name_is_refused_before_the_text_is_read(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (runs_dir() / "a").mkdir(parents=True)
     monkeypatch.setattr(prepare, "find_start", lambda name: pytest.fail("the model was loaded"))
