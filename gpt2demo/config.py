@@ -166,7 +166,7 @@ class TrainConfig(Config):
 class DataConfig(Config):
     """How text is read and cleaned."""
 
-    field: str = Field("text", min_length=1, description="field of .jsonl and .parquet rows with the text (default: text)")
+    field: str = Field("text", min_length=1, description="field of rows with the text (default: text)")
     normalize: Literal["none", "nfc", "nfkc"] = Field("none", description="Unicode normalization form")
     unique: Literal["none", "documents", "lines"] = Field("none", description="remove duplicate documents, or also lines")
     sha256: tuple[Checksum, ...] = Field((), description="expected SHA-256 of the file at each URL, in order")

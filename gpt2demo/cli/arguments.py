@@ -8,7 +8,7 @@ import typer
 
 from gpt2demo.config import PRESETS, DeviceName, EngineName
 
-TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl and .parquet; the first three also as .gz"
+TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl, .csv and .parquet, also as .gz; or hf:NAME, a dataset on the hub"
 
 ModelArgument = Annotated[
     str | None, typer.Argument(help="run name, path of a run, checkpoint or export, or RUN@best, RUN@STEP; default: the newest run")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gpt2demo.errors import TokenizerError
 from gpt2demo.generation.streaming import StreamDecoder
-from gpt2demo.interfaces import HasEncodeArray, HasTokenizerJson, Tokenizer
+from gpt2demo.interfaces import HasCut, HasEncodeArray, HasTokenizerJson, Tokenizer
 from gpt2demo.testing.profiles import by_profile, examples
 
 FRAGMENTS = (
@@ -134,6 +134,12 @@ class TokenizerContract:
             array = tokenizer.encode_array(text)
             assert array.dtype.kind in "iu", f"encode_array() returned {array.dtype}, not integers"
             assert array.tolist() == ids, "encode_array() and encode() differ"
+        if isinstance(tokenizer, HasCut):
+            for start in {1, len(text) // 2, len(text) - 1} & set(range(1, len(text))):
+                cut = tokenizer.cut(text, start)
+                assert cut is None or start <= cut <= len(text), f"cut() returned {cut!r}, not None or an index from {start} on"
+                same = cut is None or tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:]) == ids
+                assert same, f"the ids of the parts before and after {cut} are not those of the text"
 
     def test_end_of_text_marker_in_a_text_is_plain_text(self) -> None:
         """A text with the spelling of the end-of-text token is encoded without its id."""

@@ -149,6 +149,33 @@ def test_an_invalid_row_is_refused_with_its_line_number(tmp_path: Path, line: by
     assert reason in read_error(path)
 
 
+# .csv
+
+
+def test_each_row_of_a_csv_file_with_text_is_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'id,text\r\n1,"two\nlines, ""quoted"""\r\n\r\n2,\r\n3,one\r\n')
+    assert read_texts(path)[0] == ['two\nlines, "quoted"', "one"]
+    assert read_texts(path, field="id")[0] == ["1", "2", "3"]
+    assert "line 3: no field 'body'; available are 'id', 'text'; choose one with --field" in read_error(path, field="body")
+
+
+def test_an_invalid_row_of_a_csv_file_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,text\n1,one\n2,two, or three\n", encoding="utf-8")
+    assert "line 3: has 3 values, the first line 2; quote values that contain commas" in read_error(path)
+    path.write_text('text\n"one" two\n', encoding="utf-8")
+    assert "line 2: invalid CSV" in read_error(path)
+
+
+@pytest.mark.parametrize(("name", "row"), [("rows.jsonl", '{"text": "%s"}\n'), ("rows.csv", '"%s"\n')])
+def test_a_row_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, row: str) -> None:
+    monkeypatch.setattr(formats, "ROW_LIMIT", 1000)
+    monkeypatch.setattr(formats, "CHUNK", 100)
+    (tmp_path / name).write_text("text\n" * (name == "rows.csv") + row % ("a" * 2000), encoding="utf-8")
+    assert "a line is longer than 1,000 characters" in read_error(tmp_path / name)
+
+
 # .parquet
 
 
