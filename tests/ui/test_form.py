@@ -93,6 +93,12 @@ def test_only_values_that_differ_from_the_preset_are_passed_on(form: Form) -> No
     assert "--steps=30" in jobs.options(form.started["settings"])
 
 
+def test_the_batch_size_may_be_auto(form: Form) -> None:
+    settings = form.start(train__batch_size="auto", train__checkpoint_activations=True)
+    assert (settings["batch_size"], settings["checkpoint_activations"]) == ("auto", True)
+    assert "parameters · needs about" in size_line(PRESETS["nano"], {"batch_size": "auto"}, "bpe")
+
+
 def test_a_run_name_is_passed_on_without_spaces_around_it(form: Form) -> None:
     form.start(run__name=" mine ")
     assert form.started["run"] == "mine"
