@@ -327,7 +327,10 @@ class Training:
 
     def save_without_others(self) -> None:
         """Write a checkpoint unless this step has one, when other processes have ended or do not answer."""
-        if self.group.leader and not self.layout.sharded:
+        if not self.group.leader or self.layout.sharded:
+            return
+        # A GPU may be waiting for the other processes; in a stream of its own, the weights are copied nevertheless.
+        with torch.cuda.stream(torch.cuda.Stream() if self.device.type == "cuda" else None):  # type: ignore[no-untyped-call]
             self.save_if_new()
 
     def _keep_milestone(self) -> None:
@@ -347,8 +350,8 @@ class Training:
         model, optimizer = self.layout.to_save(self.model, self.optimizer)
 
         def save() -> str:
-            progress = {"step": self.step, "validation_loss": self.validation_loss, "patience": self.patience.as_dict()}
-            progress |= {"time": now(), **self._environment()}
+            progress: dict[str, Any] = {"step": self.step, "validation_loss": self.validation_loss}
+            progress |= {"patience": self.patience.as_dict(), "time": now(), **self._environment()}
             saved = weights.save_checkpoint(self.run.checkpoints, model, self.run.tokenizer, optimizer, progress)
             self.run.write_state(self.state("running"))
             checkpoint.prune(self.run.checkpoints, self.config.keep)

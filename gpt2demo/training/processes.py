@@ -97,9 +97,9 @@ class Processes(Group):
         self._store = distributed_c10d.PrefixStore("gpt2demo", store)
         self._actions = 0
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        self._watchdog = Watchdog()
         with _connection():
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        self._watchdog = Watchdog()
 
     def device(self, device: torch.device) -> torch.device:
         """Return this process's device of a kind.
@@ -111,7 +111,9 @@ class Processes(Group):
             return device
         if device.type != "cuda":
             raise SettingError(f"device={device.type!r}: trains in one process; try --nproc 1 or --device cpu")
-        check_devices(self._local_rank + 1)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        if local > (count := torch.cuda.device_count()):
+            raise SettingError(f"nproc={local}: this machine has {count} GPUs; use at most that many, or --device cpu")
         torch.cuda.set_device(self._local_rank)
         return torch.device("cuda", self._local_rank)
 
@@ -221,8 +223,8 @@ def lost_connection(error: RuntimeError) -> bool:
 
 def lost(error: RuntimeError) -> str:
     """Return the message for a lost connection."""
-    if "Timed out" in str(error) or "timeout" in str(error).lower():
-        return f"another process of the training did not answer in time ({TIMEOUT.seconds // 60} minutes)"
+    if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+        return "another process of the training did not answer in time"
     return "another process of the training has ended"
 
 
@@ -255,9 +257,3 @@ def joined(group: Processes) -> Iterator[Processes]:
             group.close(error)
             raise
         group.close()
-
-
-def check_devices(processes: int) -> None:
-    """Raise a SettingError if this machine has fewer NVIDIA GPUs than processes."""
-    if processes > (count := torch.cuda.device_count()):
-        raise SettingError(f"nproc={processes}: this machine has {count} GPUs; use at most that many processes, or --device cpu")

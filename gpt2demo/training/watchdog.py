@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 GRACE = 15.0  # seconds between a signal and the end of a process that does not react; launchers kill it after 25 or 30
+RESCUE = 8.0  # seconds for what is to be rescued before the end
 INTERVAL = 1.0  # seconds between looks at the launcher
 FATAL = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
@@ -24,7 +25,7 @@ class Watchdog:
     gone: the training then ends with a checkpoint, as after any SIGTERM.
 
     Attributes:
-        rescue: called before the thread ends the process, while the main thread waits for another process.
+        rescue: called in another thread before the process ends, while the main thread waits for another process.
     """
 
     def __init__(self) -> None:
@@ -58,12 +59,17 @@ class Watchdog:
                     return
                 self._note(numbers)
             if self._armed and self._deadline and time.monotonic() > self._deadline:
-                with suppress(Exception):
-                    self.rescue()
+                rescue = threading.Thread(target=self._rescue, daemon=True)
+                rescue.start()
+                rescue.join(RESCUE)
                 os._exit(128 + self._received)
             if os.getppid() != self._launcher:
                 self._launcher = os.getppid()
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def _rescue(self) -> None:
+        with suppress(Exception):
+            self.rescue()
 
     def _note(self, numbers: bytes) -> None:
         """Note the time of the first signal that ends a training."""
