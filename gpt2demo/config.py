@@ -150,7 +150,7 @@ class TrainConfig(Config):
     compile: Literal["auto", "on", "off"] = Field("auto", description="use torch.compile; auto: on NVIDIA GPUs")
     tf32: bool = Field(False, description="TF32 for fp32 matrix products on NVIDIA GPUs: faster, with a 10-bit mantissa")
     checkpoint_activations: bool = Field(
-        False, description="recompute each layer in the backward pass: much less memory, a quarter more time, the same result"
+        False, description="recompute each layer in the backward pass: much less memory, a third more time, the same result"
     )
     nproc: int = Field(1, ge=1, le=1024, description="processes on this machine, each with a GPU of its own")
     shard: bool = Field(False, description="split the model over the processes (FSDP2), if it does not fit on one device")
