@@ -180,10 +180,10 @@ def memory(result: Result) -> None:
 
     for shape in ("gpt2", "gpt2-xl") if result.gpu else ("nano",):
         chosen = preset(shape)
-        for checkpointing in (False, True):
+        for checkpointing in (False, True) if result.gpu else (True,):
             train = chosen.train.with_changes(batch_size=1, grad_accumulation=1, checkpoint_activations=checkpointing)
             start = time.perf_counter()
-            largest = largest_that_runs(chosen.model, train, 4096 if result.gpu else 8)
+            largest = largest_that_runs(chosen.model, train, 4096 if result.gpu else 2)
             measured = time.perf_counter() - start
             start = time.perf_counter()
             fitted, _ = largest_batch(chosen.model, train.with_changes(batch_size=largest, grad_accumulation=1))

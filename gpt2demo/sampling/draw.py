@@ -123,10 +123,10 @@ class ChainRunner:
         """Draw the next token of each text.
 
         Rows may be left out of later draws unless a sampler has a state. The samplers run where the logits are; on a GPU, only
-        the drawn ids are copied to the host, unless stages are kept or a sampler waits for a value.
+        the drawn ids are copied to the host, unless a sampler waits for a value.
 
         Args:
-            logits: (B, V), of the tokens to draw: an array, or a tensor on a GPU.
+            logits: (B, V), of the tokens to draw: an array or, unless stages are kept, a tensor on a GPU.
             ids: (B, T), the prompts and everything generated so far.
             rows: each row's number in the random stream.
 
@@ -139,9 +139,7 @@ class ChainRunner:
     def _choose(self, logits: Floats | Tensor) -> Drawn:
         """Return the first maximum of each row."""
         if not isinstance(logits, np.ndarray):
-            if not self._keep_stages:
-                return Drawn(logits.argmax(dim=-1).cpu().numpy(), [], [])
-            logits = logits.cpu().numpy()
+            return Drawn(logits.argmax(dim=-1).cpu().numpy(), [], [])
         best = logits.argmax(axis=-1)
         if not self._keep_stages:
             return Drawn(best, [], [])
@@ -155,7 +153,10 @@ class ChainRunner:
 
         with torch.inference_mode():  # a fifth faster than with gradient tracking
             first = torch.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
-            text, stages, ranking = _beside(first, ids), [first], None
+            text, stages, ranking = torch.from_numpy(ids), [first], None
+            waits = on_gpu(first)  # what the chain computes is read once, at the end
+            if waits:
+                text = text.to(first.device, non_blocking=True)
             self._contexts = self._contexts or [SamplingContext(text, self._prompt_length) for _ in self._samplers]
             for sampler, guard, context in zip(self._samplers, self._guards, self._contexts, strict=True):
                 context.ids = text
@@ -163,30 +164,23 @@ class ChainRunner:
                     result, ranking = run_sampler(sampler, stages[-1], context, ranking)
                     check_logits(result, stages[-1])
                 stages.append(result)
-            if not on_gpu(first):
+            if not waits:
                 check_drawable(self._chain, stages)
             numbers = self._uniforms.at(ids.shape[1], rows)
-            drawn = inverse(stages[-1], _beside(first, np.array(numbers)[:, None]), ranking)[:, 0]
+            uniform = torch.from_numpy(np.array(numbers)[:, None])
+            drawn = inverse(stages[-1], uniform.to(first.device, non_blocking=True) if waits else uniform, ranking)[:, 0]
             for index in self._observers:
                 with plugins.Guard("samplers", self._chain[index].name, "observe"):
                     self._samplers[index].observe(drawn, self._contexts[index])
-            if on_gpu(first):  # the check reads a value, which waits for the GPU: it is read with the ids
+            if waits:  # whether they can be drawn is read with the ids
                 drawn = drawn.where(stages[-1].amax(dim=-1).isfinite(), -1).cpu()
                 if drawn.min() < 0:
                     check_drawable(self._chain, stages)
-            return Drawn(drawn.cpu().numpy(), numbers, [stage.cpu().numpy() for stage in stages] if self._keep_stages else [])
-
-
-def _beside(logits: Tensor, array: npt.NDArray[Any]) -> Tensor:
-    """Return an array as a tensor on the device of the logits."""
-    import torch
-
-    tensor = torch.from_numpy(array)
-    return tensor.to(logits.device, non_blocking=True) if on_gpu(logits) else tensor
+            return Drawn(drawn.numpy(), numbers, [stage.numpy() for stage in stages] if self._keep_stages else [])
 
 
 def check_logits(result: Any, logits: Tensor) -> None:
-    """Check the type, shape and dtype of a sampler's result.
+    """Check the type, shape, dtype and device of a sampler's result.
 
     Raises:
         WrongResultError: they are not those of the logits before.
@@ -196,6 +190,8 @@ def check_logits(result: Any, logits: Tensor) -> None:
     if result.shape != logits.shape or result.dtype != logits.dtype:
         found, expected = (f"{one.dtype} of shape {tuple(one.shape)}" for one in (result, logits))
         raise plugins.WrongResultError(f"returned {found}, not {expected}")
+    if result.device != logits.device:
+        raise plugins.WrongResultError(f"returned a tensor on {result.device}, not on {logits.device}")
 
 
 def check_drawable(chain: Chain, stages: Sequence[Tensor]) -> None:
