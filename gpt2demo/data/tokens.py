@@ -81,11 +81,13 @@ class ShardedIds:
         if step != 1:
             return np.asarray(self)[index]
         first = bisect_right(self._starts, start) - 1
+        if start < stop <= self._starts[first + 1]:  # nearly always
+            return self._shards[first][start - self._starts[first] : stop - self._starts[first]]
         parts = [
             self._shards[k][max(0, start - self._starts[k]) : stop - self._starts[k]]
             for k in takewhile(lambda k: k < len(self._shards) and self._starts[k] < stop, count(first))
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts or [self._shards[0][:0]])
+        return np.concatenate(parts or [self._shards[0][:0]])
 
     def tolist(self) -> list[int]:
         """Return all ids as a list."""
