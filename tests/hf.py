@@ -18,8 +18,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def save_model(folder: Path) -> None:
-    """Save a model with random weights as transformers does, with a byte-level BPE of 280 tokens as OpenAI saves it."""
-    from tokenizers import ByteLevelBPETokenizer
+    """Save a model with random weights as transformers does, and a tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -28,6 +27,13 @@ def save_model(folder: Path) -> None:
         for parameter in model.parameters():  # also biases and norms, which start at 0 and 1
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Save a byte-level BPE of 280 tokens as OpenAI does."""
+    from tokenizers import ByteLevelBPETokenizer
+
     bpe = ByteLevelBPETokenizer()
     texts = ["the cat sat on the mat, it's said; the words are plain words\n"] * 30
     bpe.train_from_iterator(texts, vocab_size=280, min_frequency=2, special_tokens=["<|endoftext|>"], show_progress=False)

@@ -56,7 +56,7 @@ def _omit_last_cast(graph: ir.Graph) -> None:
         assert value is not None
         graph.outputs[0] = value
         graph.remove(cast, safe=True)
-        value.name, value.dtype, value.shape = logits.name, logits.dtype, logits.shape
+        value.name, value.type, value.shape = logits.name, logits.type, logits.shape
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

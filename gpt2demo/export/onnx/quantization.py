@@ -61,7 +61,9 @@ def quantize(matrix: npt.NDArray[np.float32], bits: int) -> Quantized:
     rows, columns = matrix.shape
     block = next((size for size in BLOCKS[bits] if columns % size == 0), None)
     if block is None:
-        raise SettingError(f"a width of {columns} is not divisible by {BLOCKS[bits][-1]}, as {bits} bits need; export fp32")
+        raise SettingError(
+            f"a width of {columns} is not divisible by {BLOCKS[bits][-1]}, as {bits} bits need; export fp32 or fp16"
+        )
     middle = 2 ** (bits - 1)
     split = matrix.reshape(rows, columns // block, block)
     extreme = np.take_along_axis(split, np.abs(split).argmax(axis=-1, keepdims=True), axis=-1)  # (rows, blocks, 1)
@@ -70,7 +72,6 @@ def quantize(matrix: npt.NDArray[np.float32], bits: int) -> Quantized:
     np.rint(values, out=values)  # in place: a token embedding may be a third of the model
     values += middle
     np.clip(values, 0, 2 * middle - 1, out=values)
-    integers = values.astype(np.uint8)
-    if bits == 4:
-        integers = integers[..., ::2] | (integers[..., 1::2] << 4)
-    return Quantized(integers, scales[..., 0], bits, block)
+    integers: npt.NDArray[np.uint8] = values.astype(np.uint8)
+    blocks = integers if bits == 8 else integers[..., ::2] | (integers[..., 1::2] << np.uint8(4))
+    return Quantized(blocks, scales[..., 0], bits, block)
