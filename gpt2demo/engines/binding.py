@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpt2demo.errors import CheckpointError
+from gpt2demo.errors import CheckpointError, SettingError
 
 Array = npt.NDArray[Any]
 NO_CAPTURE = -1
@@ -62,6 +62,7 @@ class Binding:
         Raises:
             CheckpointError: the graph does not match its certificate.
             MemoryError: memory is exhausted.
+            SettingError: a library for NVIDIA GPUs is missing.
         """
         self._run(None)
 
@@ -72,6 +73,9 @@ class Binding:
             reason = " ".join(str(error).split())
             if any(words in reason for words in ("allocate memory", "bad allocation", "bad_alloc", "out of memory")):
                 raise MemoryError(reason) from None
+            if "cuDNN is unavailable" in reason:  # some samplers need it, the model does not
+                needed = 'install it with `pip install "onnxruntime-gpu[cuda,cudnn]"`'
+                raise SettingError(f"device='cuda': this export's samplers need cuDNN 9; {needed}; or use --device cpu") from None
             raise CheckpointError(f"the exported graph does not match its certificate ({reason[-200:]}); export again") from None
 
 

@@ -16,7 +16,7 @@ from gpt2demo.errors import CheckpointError, SettingError
 from gpt2demo.memory import out_of_memory
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-WARNING, FATAL = 2, 4  # severities of onnxruntime's messages; 2 is its default
+WARNING, ERROR, FATAL = 2, 3, 4  # severities of onnxruntime's messages; 2 is its default
 
 
 class Opened(NamedTuple):
@@ -116,7 +116,7 @@ def _session(file: Path, threads: int, cuda: dict[str, str] | None = None) -> An
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = ERROR if cuda is None else FATAL  # on a GPU, a refused capture is no error
     options.intra_op_num_threads = threads
     providers: list[Any] = [] if cuda is None else [("CUDAExecutionProvider", cuda)]
     try:

@@ -93,6 +93,17 @@ def test_a_run_of_another_shape_is_not_captured(on_gpu: GpuBinding) -> None:
         assert result.tolist() == [2.0] * count
 
 
+def test_a_missing_cudnn_is_named(on_gpu: GpuBinding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime 1.31 loads it when a node needs it, such as the maximum in min-p."""
+
+    def run(*arguments: object) -> None:
+        raise RuntimeError("ReduceMax: cuDNN is unavailable for CUDA Execution Provider: dlopen failed for libcudnn.so")
+
+    monkeypatch.setattr(GpuSession, "run_with_iobinding", run)
+    with pytest.raises(SettingError, match="samplers need cuDNN 9; install it"):
+        on_gpu.run()
+
+
 def capturing(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any, int], None]) -> None:
     """Make the engine treat its sessions on the CPU as if they could capture, and steps run by `run`."""
 
