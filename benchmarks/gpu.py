@@ -215,8 +215,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gpt2demo-packages-") as folder:
         paths = packages(given.wheels, Path(folder))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
-        options = {"gpu": has_gpu(environment), "text": str(given.text.resolve()) if given.text else None}
-        kit = Kit(output, options, environment, options["gpu"], {})
+        gpu = has_gpu(environment)
+        kit = Kit(output, {"gpu": gpu, "text": str(given.text.resolve()) if given.text else None}, environment, gpu, {})
         total = given.seconds or (530 if kit.gpu else 3000)
         for name in names:
             kit.run(name, total - (time.perf_counter() - started))

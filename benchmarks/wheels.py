@@ -18,7 +18,8 @@ from pathlib import Path
 def split(wheel: Path, folder: Path, megabytes: int) -> list[Path]:
     """Write the parts of a wheel and their checksums; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files, sums = [], {}
+    files: list[Path] = []
+    sums = {}
     with wheel.open("rb") as opened:
         while data := opened.read(megabytes * 10**6):
             part = folder / f"{wheel.name}.{len(files):03}"
