@@ -218,7 +218,8 @@ def fill_run(plan: Plan, run: Run) -> dict[str, Any]:
     model = plan.model.with_changes(vocab_size=vocabulary(plan, tokenizer))
     check_length(run, model, plan.train)
     windows = open_windows(run.data, "train", model, plan.train)
-    train, memory = with_warmup(plan.train, windows.per_epoch), {}
+    train = with_warmup(plan.train, windows.per_epoch)
+    memory: dict[str, Any] = {}
     if plan.auto_batch_size:
         train, memory = largest_batch(model, train, plan.processes)
     if plan.start:
