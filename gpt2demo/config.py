@@ -342,7 +342,9 @@ PRESETS: dict[str, Preset] = {
     "shakespeare-char": Preset(
         summary="nanoGPT's characters of Shakespeare on a CPU, the same shape and tokens: 2 minutes",
         model=ModelConfig(vocab_size=65, n_positions=64, n_embd=128, n_head=4, n_layer=4, initializer_range=0.07),
-        train=TrainConfig(batch_size=12, steps=2000, learning_rate=4e-3, schedule="linear", min_learning_rate=0.0),
+        train=TrainConfig(
+            batch_size=6, steps=4000, learning_rate=3e-3, schedule="linear", min_learning_rate=0.0, beta2=0.995
+        ),
         tokenizer="char",
     ),
     "shakespeare-char-gpu": Preset(
