@@ -30,7 +30,13 @@ SAMPLE_LENGTH = 300  # characters
 @contextmanager
 def show_progress() -> Iterator[None]:
     """Display tasks inside the block: a bar with rate and remaining time on a terminal, an occasional line elsewhere."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
     with bars, progress.use_display(partial(_bar, bars) if console.is_terminal else _lines):
         yield
