@@ -333,22 +333,20 @@ PRESETS: dict[str, Preset] = {
         tokenizer_options={"vocab_size": "1024"},
     ),
     "small": Preset(
-        summary="your own text: some minutes on two cores",
+        summary="your own text, some megabytes at most: about ten minutes on two cores",
         model=ModelConfig(vocab_size=1024, n_positions=128, n_embd=256, n_head=8, n_layer=4, dropout=0.1, initializer_range=0.06),
-        train=TrainConfig(batch_size=32, steps=750, learning_rate=3e-3, schedule="linear", min_learning_rate=0.0),
+        train=TrainConfig(batch_size=32, steps=1350, learning_rate=3e-3, min_learning_rate=0.0),
         tokenizer="bpe",
         tokenizer_options={"vocab_size": "1024"},
     ),
     "shakespeare-char": Preset(
-        summary="nanoGPT's characters of Shakespeare on a CPU, the same shape and tokens: 2 minutes",
+        summary="Shakespeare by characters on a CPU: shape and compute of nanoGPT, 2 minutes",
         model=ModelConfig(vocab_size=65, n_positions=64, n_embd=128, n_head=4, n_layer=4, initializer_range=0.07),
-        train=TrainConfig(
-            batch_size=6, steps=4000, learning_rate=3e-3, schedule="linear", min_learning_rate=0.0, beta2=0.995
-        ),
+        train=TrainConfig(batch_size=6, steps=4000, learning_rate=3e-3, schedule="linear", min_learning_rate=0.0, beta2=0.995),
         tokenizer="char",
     ),
     "shakespeare-char-gpu": Preset(
-        summary="nanoGPT's characters of Shakespeare on a GPU, the same shape",
+        summary="Shakespeare by characters on a GPU: the shape of nanoGPT",
         model=ModelConfig(vocab_size=65, n_positions=256, n_embd=384, n_head=6, n_layer=6, dropout=0.3, initializer_range=0.04),
         train=TrainConfig(batch_size=64, steps=2500, learning_rate=2e-3, schedule="linear", min_learning_rate=0.0),
         tokenizer="char",
