@@ -162,6 +162,7 @@ def prepare_own(dtype: str, weights: Path, setup: Setup) -> Run:
             eval_every=steps,
             eval_batches=1,
             sample_tokens=0,
+            milestones=0,
             device=setup.device,
             compile=config.compile,
             threads=config.threads,
