@@ -37,7 +37,7 @@ from gpt2demo.storage import flush, fsync, read_json, remove_folder, sha256, wri
 from gpt2demo.training.text import TextPlan, describe_text, encode_text, survey_text, write_files
 
 STORED = 2**23  # bytes of text from which on a store is used; less is prepared in a second or two
-FORMAT = 1  # of the ids: splitting, encoding and sampling
+FORMAT = 1  # of splitting, sampling and dividing into batches: a change makes other stores, and continues none
 FILES = "files.jsonl"
 
 
