@@ -329,6 +329,7 @@ class Training:
         """Write a checkpoint unless this step has one, when other processes have ended or do not answer."""
         if not self.group.leader or self.layout.sharded:
             return
+        self.group = Group()
         # A GPU may be waiting for the other processes; in a stream of its own, the weights are copied nevertheless.
         with torch.cuda.stream(torch.cuda.Stream() if self.device.type == "cuda" else None):  # type: ignore[no-untyped-call]
             self.save_if_new()

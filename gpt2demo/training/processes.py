@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 REQUESTS: tuple[Request, ...] = (None, "stopped", "interrupted")  # by rising priority
 TIMEOUT = timedelta(minutes=10)  # of one operation; the others wait that long for a process that does not answer
+GLOO = ("gloo/transport", "pair closure")  # in messages of the CPU's backend, whose exceptions have no type of their own
 POLL = 0.1  # seconds between looks at the store
 
 
@@ -139,40 +140,60 @@ class Processes(Group):
             self._watchdog.rescue = action
 
     def lead(self, action: Callable[[], Result]) -> Result:
-        """Run an action in the leader; the others wait for its result as long as it takes."""
+        """Run an action in the leader; the others wait for its result or its error as long as it takes."""
         self._actions += 1
         key = f"action {self._actions}"
-        if self.leader:
+        if not self.leader:
+            self._wait(key)
+            answer = json.loads(self._broadcast(b""))
+            if "exit_code" in answer:
+                raise ProcessError(answer["message"], answer["exit_code"])
+            received: Result = answer["result"]
+            return received
+        try:
             result = action()
-            with suppress(RuntimeError):  # the others have ended, or the store with its launcher
-                self._store.set(key, json.dumps(result))
-            return result
-        answer: Result = json.loads(self._wait(key))
-        return answer
+        except Exception as error:
+            self._publish(key, failure(error))
+            raise
+        self._publish(key, {"result": result})
+        return result
 
-    def _wait(self, key: str) -> bytes:
-        """Return a value from the store when it is there. Unlike the store's own wait, this lets signal handlers run.
+    def _publish(self, key: str, answer: dict[str, Any]) -> None:
+        """Send an answer to the other processes. If one has ended, the next operation reports that."""
+        with suppress(RuntimeError):
+            self._store.set(key, "")
+        with suppress(RuntimeError, ProcessError):
+            self._broadcast(json.dumps(answer).encode())
+
+    def _broadcast(self, content: bytes) -> bytes:
+        """Send bytes from the leader to the other processes; return them in all."""
+        with _connection():
+            length = torch.tensor(len(content))
+            dist.broadcast(length, src=0)
+            data = torch.tensor(list(content), dtype=torch.uint8) if self.leader else torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(data, src=0)
+        return bytes(data.tolist())
+
+    def _wait(self, key: str) -> None:
+        """Wait until the leader has set a key. Unlike the waiting operations of torch, this lets signal handlers run.
 
         Raises:
             ProcessError: the leader has failed.
         """
-        with _connection():
+        with suppress(RuntimeError):  # the launcher was killed, and the store with it: the leader still answers
             while not self._store.check([key]):
                 if self._store.check(["failure"]):
-                    failure = json.loads(self._store.get("failure"))
-                    raise ProcessError(failure["message"], failure["exit_code"])
+                    answer = json.loads(self._store.get("failure"))
+                    raise ProcessError(answer["message"], answer["exit_code"])
                 time.sleep(POLL)
-            value: bytes = self._store.get(key)
-        return value
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave the group; after an error of the leader, tell the others, which may be waiting for it."""
         if error is None:
             dist.destroy_process_group()
         elif self.leader and isinstance(error, Exception):
-            code = UserError.exit_code if isinstance(error, UserError) else Error.exit_code
-            with suppress(RuntimeError):  # the process with the store is gone
-                self._store.set("failure", json.dumps({"message": message(error), "exit_code": code}))
+            with suppress(RuntimeError):
+                self._store.set("failure", json.dumps(failure(error)))
         self._watchdog.close()
 
 
@@ -205,6 +226,12 @@ class ReadOnlyRun(Run):
         """Do nothing."""
 
 
+def failure(error: Exception) -> dict[str, Any]:
+    """Return what the other processes learn about an error of the leader."""
+    code = UserError.exit_code if isinstance(error, UserError) else Error.exit_code
+    return {"message": message(error), "exit_code": code}
+
+
 @contextmanager
 def _connection() -> Iterator[None]:
     """Raise a ProcessError in place of torch's exceptions for a lost connection."""
@@ -218,7 +245,7 @@ def _connection() -> Iterator[None]:
 
 def lost_connection(error: RuntimeError) -> bool:
     """Return whether an exception of torch means that another process has ended or does not answer."""
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in GLOO)
 
 
 def lost(error: RuntimeError) -> str:

@@ -125,7 +125,7 @@ def test_a_killed_launcher_ends_the_processes_with_a_checkpoint(launched: Launch
     launched.launcher.kill()
     assert launched.wait() == -signal.SIGKILL
     run = find_run("a")
-    assert run.state().status == "interrupted"
+    assert (run.state().status, run.state().error) == ("interrupted", None)
     assert checkpoint.newest(run.checkpoints).step > 0
 
 
