@@ -20,7 +20,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.errors import CheckpointError, DataError
 from gpt2demo.evaluation.ngrams import KneserNey
+from gpt2demo.evaluation.score import plain_text
 from gpt2demo.generation.generate import Model
+from gpt2demo.interfaces import Decoder
 from gpt2demo.progress import task
 from gpt2demo.runs.folder import Run
 from gpt2demo.storage import read_json, write_json
@@ -82,28 +84,28 @@ def baselines(run: Run, model: Model) -> Baselines:
         if stored.get("text") == sizes:
             return TypeAdapter(Baselines).validate_python(stored.get("bits_per_byte"))
     train, validation = load_ids(run.data, "train"), load_ids(run.data, "validation")
-    found = compute(train, validation, model.tokenizer.vocab_size, model.tokenizer.decode)
+    found = compute(train, validation, model.tokenizer)
     with suppress(CheckpointError):  # a folder that is read-only: they are computed again the next time
         write_json(run.path / FILE, {"text": sizes, "bits_per_byte": asdict(found)})
     return found
 
 
-def compute(train: Ids, validation: Ids, vocab_size: int, decode: Callable[[list[int]], str]) -> Baselines:
+def compute(train: Ids, validation: Ids, tokenizer: Decoder) -> Baselines:
     """Compute the baselines of a validation text.
 
     Args:
         train, validation: (N,) and (M,) ids.
-        vocab_size: number of different ids.
-        decode: returns the text of ids.
+        tokenizer: decodes them.
 
     Raises:
         DataError: a text is empty.
     """
+    vocab_size = tokenizer.vocab_size
     if not len(train) or not len(validation):
         raise DataError("the training or the validation text is empty")
     train, validation = train[-TOKEN_LIMIT:], validation[:TOKEN_LIMIT]
-    text = decode(validation.tolist()).encode()
-    train_bytes = np.frombuffer(decode(train.tolist()).encode(), np.uint8)
+    text = plain_text(tokenizer, validation).encode()
+    train_bytes = np.frombuffer(plain_text(tokenizer, train).encode(), np.uint8)
     validation_bytes = np.frombuffer(text, np.uint8)
     methods: dict[str, Callable[[], float]] = {
         "uniform": lambda: len(validation) * math.log2(vocab_size),

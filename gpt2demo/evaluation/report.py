@@ -14,7 +14,7 @@ from gpt2demo.evaluation.baselines import TOKEN_LIMIT, Baselines, baselines, com
 from gpt2demo.evaluation.copying import Copied, Source
 from gpt2demo.evaluation.fables import accepted
 from gpt2demo.evaluation.overfitting import overfitting_since
-from gpt2demo.evaluation.score import Score, Text, encoded, own_run, read_text, score
+from gpt2demo.evaluation.score import Score, Text, encoded, own_run, plain_text, read_text, score
 from gpt2demo.evaluation.variety import Variety, variety
 from gpt2demo.generation.generate import Model
 from gpt2demo.generation.load import load
@@ -151,15 +151,14 @@ def _report(model: Model, text: Text, found: Baselines | None, settings: EvalCon
 
 def _baselines_on(text: Text, run: Run, model: Model) -> Baselines:
     """Return the baselines of another text than the run's validation split."""
-    return compute(load_ids(run.data, "train"), text.ids, model.tokenizer.vocab_size, model.tokenizer.decode)
+    return compute(load_ids(run.data, "train"), text.ids, model.tokenizer)
 
 
 def samples_of(model: Model, run: Run, count: int) -> Samples:
     """Draw samples and compare them with the run's training text."""
     texts = [text.text for text in model.generate_batch([""], SAMPLE.with_changes(samples=count))]
-    decode = model.tokenizer.decode
-    train = decode(load_ids(run.data, "train")[-TOKEN_LIMIT:].tolist())
-    validation = decode(load_ids(run.data, "validation")[:TOKEN_LIMIT].tolist())
+    train = plain_text(model.tokenizer, load_ids(run.data, "train")[-TOKEN_LIMIT:])
+    validation = plain_text(model.tokenizer, load_ids(run.data, "validation")[:TOKEN_LIMIT])
     held_out = _pieces(validation, [len(text) for text in texts])
     source = Source(train.encode())
     return Samples(

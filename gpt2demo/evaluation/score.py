@@ -18,7 +18,7 @@ from gpt2demo.data.encoding import encode, ensure_newlines
 from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.errors import DataError, RunError, SettingError
 from gpt2demo.generation.generate import Model
-from gpt2demo.interfaces import Engine
+from gpt2demo.interfaces import Decoder, Engine
 from gpt2demo.progress import task
 from gpt2demo.runs.folder import Run
 
@@ -130,10 +130,15 @@ def encoded(documents: Sequence[str], model: Model) -> Text:
     return Text(ids, size, sum(map(len, ensure_newlines(documents))))
 
 
+def plain_text(tokenizer: Decoder, ids: npt.NDArray[Any]) -> str:
+    """Return the text of ids without the end-of-text tokens between its documents."""
+    return tokenizer.decode(ids[ids != tokenizer.eos_id].tolist())
+
+
 def split_of(run: Run, model: Model, split: str) -> Text:
     """Return a split of a run's own text."""
     ids = load_ids(run.data, split)
-    parts = (model.tokenizer.decode(ids[start : start + DECODED].tolist()) for start in range(0, len(ids), DECODED))
+    parts = (plain_text(model.tokenizer, ids[start : start + DECODED]) for start in range(0, len(ids), DECODED))
     return Text(ids, load_sizes(run.data)[split].bytes, sum(map(len, parts)))
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import gpt2demo
 from gpt2demo.errors import DataError
 from gpt2demo.evaluation import baselines as module
 from gpt2demo.evaluation.baselines import Baselines, baselines, compute, unigram_bits, verdict, xz_bits
@@ -21,9 +22,18 @@ SOME = Baselines(uniform=4.0, unigram=3.5, kneser_ney_3=2.5, kneser_ney_5=2.2, k
 
 def test_uniform_bits_are_those_of_the_vocabulary() -> None:
     ids = np.frombuffer(b"to be or not to be", np.uint8)
-    found = compute(ids, ids, 256, ByteTokenizer().decode)
+    found = compute(ids, ids, ByteTokenizer())
     assert found.uniform == 8.0
     assert found.kneser_ney_5 == found.kneser_ney_5_bytes < found.unigram < found.uniform
+
+
+def test_ends_of_text_are_tokens_but_have_no_bytes() -> None:
+    bpe = gpt2demo.tokenizers()["bpe"].train(["ab ab ab ab"], vocab_size=260)
+    plain = np.array(bpe.encode("ab ab ab ab"))
+    with_ends = np.append(plain, bpe.eos_id)
+    first, second = compute(plain, plain, bpe), compute(plain, with_ends, bpe)
+    assert second.uniform == pytest.approx(first.uniform * len(with_ends) / len(plain))
+    assert (second.kneser_ney_5_bytes, second.xz) == (first.kneser_ney_5_bytes, first.xz)
 
 
 def test_unigram_bits_count_one_more_of_each() -> None:
@@ -57,7 +67,7 @@ def test_damaged_baselines_are_computed_again(run_copy: Run, damage: str) -> Non
 
 def test_an_empty_text_has_no_baselines() -> None:
     with pytest.raises(DataError, match="empty"):
-        compute(np.array([], np.int64), np.array([1]), 4, ByteTokenizer().decode)
+        compute(np.array([], np.int64), np.array([1]), ByteTokenizer())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import SMALL
 
+import gpt2demo
 from gpt2demo.config import DataConfig
 from gpt2demo.errors import RunError, SettingError
 from gpt2demo.evaluation.score import Score, evaluate, score
@@ -42,6 +44,18 @@ def test_a_single_file_needs_no_list(model: Model, tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("The quick brown fox.", encoding="utf-8")
     assert evaluate(model, file) == evaluate(model, str(file)) == evaluate(model, [file])
+
+
+def test_ends_of_text_are_not_characters(tmp_path: Path) -> None:
+    rows = "".join(f'{{"text": "story {n} of the fox"}}\n' for n in range(200))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    list(
+        gpt2demo.train(
+            tmp_path / "rows.jsonl", run="rows", **{**SMALL, "tokenizer": "bpe", "tokenizer_options": {"vocab_size": "270"}}
+        )
+    )
+    result = evaluate(load("rows"))
+    assert result.characters == result.bytes, "the text is ASCII"
 
 
 def test_settings_for_reading_need_files(model: Model) -> None:
