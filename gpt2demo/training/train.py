@@ -80,9 +80,7 @@ def prepare(group: Group, *arguments: Any, **settings: Any) -> Run:
     return Run(Path(group.lead(lead)))
 
 
-def resume(
-    run: str, *, stop: StopRequest = lambda: None, callback: Callback | None = None, **changes: Any
-) -> Generator[Event]:
+def resume(run: str, *, stop: StopRequest = lambda: None, callback: Callback | None = None, **changes: Any) -> Generator[Event]:
     """Continue a run from its newest valid checkpoint.
 
     Args:
