@@ -104,9 +104,9 @@ class Registry:
             check_hooks(self._manager, self._manager.get_plugin(name))
             provided = {kind: self._call_hook(name, kind) for kind in KINDS}
         except BaseException as cause:  # importing a plugin may even raise SystemExit
-            plugin.fail(cause)
             if ends_program(cause):
                 raise
+            plugin.fail(cause)
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             return
@@ -141,9 +141,9 @@ class Registry:
         try:
             check_part(kind, name, value)
         except BaseException as cause:  # a metaclass may raise anything
-            plugin.fail(cause)
             if ends_program(cause):
                 raise
+            plugin.fail(cause)
             self._refused.setdefault((kind, name), f"{plugin.title} failed: {plugin.error}")
             return
         claims = self._claims[kind].setdefault(name, [])
@@ -212,9 +212,9 @@ class Registry:
                 arguments = {"run": run, "event": event}
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except BaseException as cause:  # a hook may call sys.exit
-                self._silenced.add(implementation.plugin_name)
                 if ends_program(cause):
                     raise
+                self._silenced.add(implementation.plugin_name)
                 plugin = next(p for p in self.plugins if f"{p.title} ({p.module})" == implementation.plugin_name)
                 plugin.fail(cause)
                 failures.append(
