@@ -164,7 +164,7 @@ def settings_of(run: Run, **changes: Any) -> TrainConfig:
     _check_settings(run, info)
     before = TrainConfig.create(**info["train"])
     length = {"steps": None, "epochs": None} if changes.keys() & {"steps", "epochs"} else {}
-    return same_batches(before, before.with_changes(**length, **changes))
+    return same_batches(before, before.with_changes(**{**length, **changes}))
 
 
 def same_batches(before: TrainConfig, after: TrainConfig) -> TrainConfig:
