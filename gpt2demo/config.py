@@ -289,9 +289,7 @@ class BenchGenerateConfig(BenchConfig):
 class BenchTrainConfig(BenchConfig):
     """Settings of `gpt2demo bench train`."""
 
-    dtypes: tuple[Literal["fp32", "bf16"], ...] = Field(
-        ("fp32", "bf16"), min_length=1, description="dtypes of the arithmetic"
-    )
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = Field(("fp32", "bf16"), min_length=1, description="dtypes of the arithmetic")
     steps: int = Field(10, ge=1, le=10_000, description="optimizer steps per round")
     batch_size: int | None = Field(None, ge=1, le=65_536, description="sequences per batch (default: the preset's)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability; 0 makes the losses comparable")

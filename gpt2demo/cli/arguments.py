@@ -11,7 +11,8 @@ from gpt2demo.config import PRESETS, DeviceName, EngineName
 TEXT = "files, folders, globs and URLs: .txt, .md, .jsonl, .csv and .parquet, also as .gz; or hf:NAME, a dataset on the hub"
 
 ModelArgument = Annotated[
-    str | None, typer.Argument(help="run name, path of a run, checkpoint or export, or RUN@best, RUN@STEP; default: the newest run")
+    str | None,
+    typer.Argument(help="run name, path of a run, checkpoint or export, or RUN@best, RUN@STEP; default: the newest run"),
 ]
 RunArgument = Annotated[str, typer.Argument(help="run name or path")]
 TextArgument = Annotated[list[str] | None, typer.Argument(help=TEXT)]

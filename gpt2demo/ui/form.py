@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class TrainingForm:
             self.tokenizer = gr.Dropdown(list(tokenizers), value=preset.tokenizer, label="Tokenizer", elem_id="tokenizer")
             self._tokenizer_options = PartOptions(tokenizers, preset.tokenizer, prefix="tokenizer")
             rest = {name: field for name, field in FIELDS.items() if name not in MAIN}
-            parts = {"optimizer": plugins.optimizers(), "schedule": plugins.schedules()}
+            parts: dict[str, Iterable[str]] = {"optimizer": plugins.optimizers(), "schedule": plugins.schedules()}
             self.fields |= controls(rest, defaults(preset), prefix="train", choices=parts)
             self._reading = controls(READING, prefix="text")
 
