@@ -47,7 +47,10 @@ def test_a_nan_stops_the_run_before_the_update(text_file: Path, source: str, sav
 
 def inject(events: Iterator[Any], source: str) -> None:
     """Put a NaN or infinity into the running training."""
-    training = events.gi_yieldfrom.gi_frame.f_locals["training"]  # type: ignore[attr-defined]
+    generator: Any = events
+    while "training" not in generator.gi_frame.f_locals:
+        generator = generator.gi_yieldfrom or generator.gi_frame.f_locals["events"]
+    training = generator.gi_frame.f_locals["training"]
     parameter = training.model.h[0].attn.c_attn.weight
     if source == "weight":
         parameter.data[0, 0] = float("nan")
