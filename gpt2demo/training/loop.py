@@ -215,8 +215,8 @@ class Training:
                 self.status = requested
                 break
             yield self._step()
-            self._keep_milestone()
             yield from self._evaluation_if_due()
+            self._keep_milestone()
             if self._due(self.config.save_every) and not self.patience.exhausted:
                 yield self.save_now()
         else:

@@ -37,7 +37,7 @@ STORY = "Zoë met a fox.\r\nThey walked.\n"
         ("text".encode("utf-16-le"), "NUL at byte 1"),
         ("text".encode("utf-32"), "UTF-32, not UTF-8"),
         (b"\x7fELF\x02\x01\x01\x00\x00", "NUL at byte 7"),
-        (gzip.compress(b"text"), "not "),
+        (gzip.compress(b"text", mtime=0), "not "),
         (b"\xed\xa0\x80", "byte 0xed at offset 0"),
         (b"\xef\xbb\xbfabc\xff", "byte 0xff at offset 6"),
         (b"a" * 65_535 + b"\xff", "offset 65535"),
@@ -71,7 +71,7 @@ def decoded(raw: bytes) -> str:
 
 def test_a_gzip_file_is_decompressed_and_its_checksum_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "story.txt.gz"
-    path.write_bytes(gzip.compress(STORY.encode()))
+    path.write_bytes(gzip.compress(STORY.encode(), mtime=0))
     documents, (source,) = read_texts(path)
     assert documents == [STORY]
     assert (source["bytes"], source["sha256"]) == (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -81,12 +81,12 @@ def test_a_gzip_file_is_decompressed_and_its_checksum_is_that_of_the_file(tmp_pa
     ("content", "reason"),
     [
         (b"plain text", "not a complete .gz file (Not a gzipped file"),
-        (gzip.compress(b"text " * 999)[:-9], "not a complete .gz file (Compressed file ended"),
-        (gzip.compress(b"text") + b"rest", "not a complete .gz file (Not a gzipped file"),
-        (gzip.compress(b"text")[:-8] + bytes(8), "not a complete .gz file (CRC check failed"),
-        (gzip.compress(b""), "contains no text"),
-        (gzip.compress(b"ab\0"), "(decompressed): not text (NUL at byte 2)"),
-        (gzip.compress(b"abc\xe4"), "(decompressed): not UTF-8 (byte 0xe4 at offset 3)"),
+        (gzip.compress(b"text " * 999, mtime=0)[:-9], "not a complete .gz file (Compressed file ended"),
+        (gzip.compress(b"text", mtime=0) + b"rest", "not a complete .gz file (Not a gzipped file"),
+        (gzip.compress(b"text", mtime=0)[:-8] + bytes(8), "not a complete .gz file (CRC check failed"),
+        (gzip.compress(b"", mtime=0), "contains no text"),
+        (gzip.compress(b"ab\0", mtime=0), "(decompressed): not text (NUL at byte 2)"),
+        (gzip.compress(b"abc\xe4", mtime=0), "(decompressed): not UTF-8 (byte 0xe4 at offset 3)"),
     ],
 )
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -99,7 +99,7 @@ def test_decompression_stops_at_a_limit(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(formats, "LIMIT", 10_000)
     monkeypatch.setattr(formats, "RATIO", 10)
     for size, name in ((10_000, "fits.gz"), (10_001, "bomb.gz")):
-        (tmp_path / name).write_bytes(gzip.compress(b"a" * size))
+        (tmp_path / name).write_bytes(gzip.compress(b"a" * size, mtime=0))
     assert read_texts(tmp_path / "fits.gz")[0] == ["a" * 10_000]
     assert "decompresses to more than 10,000 bytes" in read_error(tmp_path / "bomb.gz")
 
@@ -119,7 +119,7 @@ def test_each_row_of_a_jsonl_file_with_text_is_a_document(tmp_path: Path) -> Non
     assert documents == [STORY, "\u2028two", "no line break at the end"]
     assert source["documents"] == 3
     compressed = tmp_path / "rows.jsonl.gz"
-    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    compressed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     assert read_texts(compressed)[0] == documents
 
 

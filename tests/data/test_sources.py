@@ -39,7 +39,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
 def test_a_folder_is_read_recursively_in_sorted_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b.md", "a.txt", "inner/C.TXT", "inner/d.txt.gz", "e.png", ".hidden.txt", ".git/f.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(gzip.compress(b"d") if name.endswith(".gz") else name.encode())
+        (tmp_path / name).write_bytes(gzip.compress(b"d", mtime=0) if name.endswith(".gz") else name.encode())
     (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
     documents, sources = read_texts(tmp_path)
     assert documents == ["a.txt", "b.md", "inner/C.TXT", "d"]
@@ -148,7 +148,7 @@ def test_the_command_line_reports_an_invalid_file_in_one_line(cli: Cli, tmp_path
 
 PAGES = {
     "/story.txt": STORY.encode(),
-    "/rows.jsonl.gz": gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'),
+    "/rows.jsonl.gz": gzip.compress(b'{"text": "one"}\n{"text": "two"}\n', mtime=0),
     "/short": b"half a te",
     "/latin.txt": "Zoë".encode("latin-1"),
     "/moved": b"",

@@ -63,10 +63,9 @@ def test_the_folder_of_a_killed_server_is_removed_and_that_of_a_living_one_stays
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2demo-uploads-1-0.0-a", f"gpt2demo-uploads-{os.getpid()}-5.0-a", "gpt2demo-uploads-999999999-1.0-a"]
-)
-def test_a_process_is_identified_by_its_id_and_start(temporary: Path, name: str) -> None:
+@pytest.mark.parametrize("process", ["1-0.0", "own id-5.0", "999999999-1.0"])
+def test_a_process_is_identified_by_its_id_and_start(temporary: Path, process: str) -> None:
+    name = f"gpt2demo-uploads-{process.replace('own id', str(os.getpid()))}-a"
     (temporary / name).mkdir()
     with upload_folder():
         assert not (temporary / name).exists()
