@@ -303,6 +303,7 @@ def read_pieces(engine: OnnxEngine, rows: Sequence[Ids], cuts: Sequence[int] = (
             for row, pad, measured in zip(rows, padding, logits, strict=True):
                 if end > pad:
                     yield row, max(0, start - pad), measured[max(0, pad - start) :]
+            del logits, measured  # with a large vocabulary the largest tensor; the next ones must not be added to it
 
 
 def read_modes(engine: OnnxEngine, ids: Ids) -> Iterator[tuple[str, Iterator[Piece]]]:
@@ -331,7 +332,8 @@ def read_prefixes(engine: OnnxEngine, ids: Ids) -> Iterator[Piece]:
     """Yield the logits after prefixes of a row (T,), each in a call of its own."""
     for length in prefix_lengths(len(ids)):
         for _, _, logits in read_pieces(engine, [ids[:length]]):
-            yield ids, length - 1, logits[-1:]
+            yield ids, length - 1, logits[-1:].copy()
+            del logits
 
 
 def compare_modes(references: Sequence[LogitsOf], engine: OnnxEngine, ids: Ids) -> Iterator[list[Comparison]]:
@@ -347,6 +349,7 @@ def compare_modes(references: Sequence[LogitsOf], engine: OnnxEngine, ids: Ids) 
         for row, start, logits in pieces:
             for comparison, logits_of in zip(comparisons, references, strict=True):
                 comparison.add(logits_of(row), logits, start)
+            del logits
         yield comparisons
 
 
@@ -365,6 +368,7 @@ def compare_on_text(original: LogitsOf, engine: OnnxEngine, ids: Ids) -> tuple[C
         for _, _, measured in read_pieces(engine, [window]):
             comparison.add(reference, measured)
             losses["onnx"] += total_loss(measured, targets)
+            del measured
         losses["torch"] += total_loss(reference, targets)
     dtype = engine.exported.dtype
     if violation := comparison.violation if dtype == "fp32" else comparison.divergence_above(ROUNDED[dtype][0]):
