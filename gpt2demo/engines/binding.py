@@ -53,18 +53,19 @@ class Binding:
         self._binding.bind_ortvalue_input(source, value)
         self._binding.bind_ortvalue_output(target, value)
 
-    def run(self, capture: int = NO_CAPTURE) -> None:
+    def run(self, capture: int = NO_CAPTURE, *, release: bool = False) -> None:
         """Run the session.
 
         Args:
             capture: number of the CUDA graph; without effect on the CPU.
+            release: free the memory that the session keeps for its next run; without effect on a GPU.
 
         Raises:
             CheckpointError: the graph does not match its certificate.
             MemoryError: memory is exhausted.
             SettingError: a library for NVIDIA GPUs is missing.
         """
-        self._run(None)
+        self._run(_releasing_options() if release else None)
 
     def _run(self, options: Any) -> None:
         try:
@@ -124,11 +125,12 @@ class GpuBinding(Binding):
             self._copies[name] = buffer(value.shape, value.dtype, "cuda")
             self._binding.bind_ortvalue_output(name, self._copies[name])
 
-    def run(self, capture: int = NO_CAPTURE) -> None:
+    def run(self, capture: int = NO_CAPTURE, *, release: bool = False) -> None:
         """Run the session, or replay the CUDA graph with a number; then copy the outputs.
 
         Args:
             capture: number of the CUDA graph, which is captured in the first call.
+            release: without effect.
 
         Raises:
             CheckpointError: the graph does not match its certificate, or cannot be captured.
@@ -141,6 +143,14 @@ class GpuBinding(Binding):
         self._run(options)
         for name, value in self._outputs.items():
             np.copyto(value, self._copies[name].numpy())
+
+
+def _releasing_options() -> Any:
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def address(array: Array) -> int:

@@ -174,7 +174,7 @@ class OnnxEngine:
         result = np.empty((*ids.shape, self.vocab_size), np.float32)
         binding.input("num_logits_to_keep", self._all)
         binding.output("logits", result)
-        self._run(model, binding)
+        binding.run(release=True)  # one call with many positions may need more memory than the weights
         self._length += ids.shape[1]
         return result
 
