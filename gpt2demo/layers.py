@@ -66,6 +66,11 @@ def drop(x: Tensor, p: float) -> Tensor:
     return x * mask.mul_(2**16 / (2**16 - dropped))
 
 
+def dropout_masks(p: float, device: torch.device) -> str:
+    """Return what draws the masks of `drop`: `torch` or `gpt2demo`. The two draw different ones from the same seed."""
+    return "torch" if not p or device.type != "cpu" or FAST_BERNOULLI else "gpt2demo"
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x Wᵀ + b.
 

@@ -75,7 +75,7 @@ def test_other_errors_are_unchanged(error: Exception) -> None:
         ("gpt2demo.runs.importing.read_tokenizer", ["import", "theirs"]),
         ("gpt2demo.runs.importing.save_checkpoint", ["import", "theirs"]),
         ("gpt2demo.tokenization.byte.ByteTokenizer.encode", ["generate", "mine", "--max-new-tokens=3"]),
-        ("gpt2demo.data.corpus.prepare_corpus", ["data", "text.txt"]),
+        ("gpt2demo.data.preparation.prepare_corpus", ["data", "text.txt"]),
         ("gpt2demo.runs.find.list_runs", ["runs"]),
     ],
 )

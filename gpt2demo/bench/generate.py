@@ -226,21 +226,22 @@ def rows(runners: Sequence[Generator]) -> list[dict[str, Any]]:
     bandwidths = [result["seconds"] for result in memory.results]  # bytes per second; see `worker.read_memory`
     base = next((runner for runner in programs if runner.name.startswith("transformers")), programs[0])
     by_name = {runner.name: runner for runner in programs}
-    table = [row(runner, base, by_name[runner.name.removesuffix(SAMPLED)], bandwidths) for runner in programs]
+    table = [row(runner, base, by_name.get(runner.name.removesuffix(SAMPLED)), bandwidths) for runner in programs]
     return [{**entry, "machine_gb_per_second": median(bandwidths) / 1e9} for entry in table]
 
 
-def row(runner: Generator, base: Generator, greedy: Generator, bandwidths: Sequence[float]) -> dict[str, Any]:
+def row(runner: Generator, base: Generator, greedy: Generator | None, bandwidths: Sequence[float]) -> dict[str, Any]:
     """Return the results of a runner.
 
     Args:
         runner: the runner.
         base: the runner that all are compared with.
-        greedy: the same program without samplers.
+        greedy: the same program without samplers, or None if it failed.
         bandwidths: memory bandwidth in bytes per second, in each round.
     """
     times = runner.seconds_per_step
     rates = [len(result["ids"]) / seconds for result, seconds in zip(runner.results, times, strict=True)]
+    cost = None if greedy is None or greedy is runner else round(100 * (ratio(times, greedy.seconds_per_step) - 1), 1)
     fractions = [runner.bytes / bandwidth / seconds for bandwidth, seconds in zip(bandwidths, times, strict=True)]
     return {
         "name": runner.name,
@@ -251,7 +252,7 @@ def row(runner: Generator, base: Generator, greedy: Generator, bandwidths: Seque
         "first_token_ms": round(median(result["first"] for result in runner.results) * 1e3, 1),
         "megabytes": round(runner.results[-1]["megabytes"]),
         f"times_{base.name.replace(' ', '_')}": round(ratio(base.seconds_per_step, times), 2),
-        "samplers_cost_percent": None if runner is greedy else round(100 * (ratio(times, greedy.seconds_per_step) - 1), 1),
+        "samplers_cost_percent": cost,
         "of_memory_bandwidth": round(median(fractions), 3) if runner.bytes else None,
         "same_ids": runner.results[-1]["ids"] == base.results[-1]["ids"],
         **({"eager": reason} if (reason := runner.results[-1].get("eager")) else {}),

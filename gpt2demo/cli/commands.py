@@ -337,8 +337,8 @@ def inspect(
     """Look inside a model that reads a text: surprise, attention, logit lens and anatomy."""
     from gpt2demo.cli.reports import print_inspection
     from gpt2demo.generation.load import load
-    from gpt2demo.inspection import inspect_text
     from gpt2demo.inspection.page import write_page
+    from gpt2demo.inspection.report import inspect_text
 
     found = inspect_text(load(model, device=device), sys.stdin.read() if text is None else text)
     if html:

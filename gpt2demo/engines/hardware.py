@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -74,8 +75,20 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    if found := _high_water_mark():
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _high_water_mark() -> int | None:
+    """Return the peak that Linux reports for this program alone; getrusage begins with that of the process that started it."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

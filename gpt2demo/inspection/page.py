@@ -6,9 +6,12 @@ import html
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpt2demo.inspection.report import Inspection
 from gpt2demo.storage import write_text
+
+if TYPE_CHECKING:
+    from gpt2demo.inspection.report import Inspection
 
 TEMPLATE = """<!doctype html>
 <html lang="en">

@@ -190,7 +190,8 @@ class Registry:
         raise PluginError(f"unknown {one} {name!r}; available: {', '.join(self.parts(kind))}{f' ({hint})' if hint else ''}")
 
     def owner(self, kind: str, name: str) -> Plugin:
-        """Return the plugin that provides an existing part."""
+        """Return the plugin that provides a part. Raises a PluginError as `part` does."""
+        self.part(kind, name)
         return self._parts[kind][name][0]
 
     def find_owner(self, kind: str, name: str) -> Plugin | None:

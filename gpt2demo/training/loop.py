@@ -24,6 +24,7 @@ from gpt2demo.engines.hardware import keep_freed_memory, peak_flops, peak_memory
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.errors import CheckpointError, RunError, TrainingError
 from gpt2demo.generation.generate import Model
+from gpt2demo.layers import dropout_masks
 from gpt2demo.memory import memory_advice, require_memory
 from gpt2demo.metrics import PADDING, bits_per_byte, perplexity, token_losses
 from gpt2demo.model import GPT2
@@ -42,6 +43,7 @@ from gpt2demo.training.settings import check_processes
 from gpt2demo.training.step import DIVERGENCE_ADVICE, OptimizerStep
 
 NOT_SAVED = -1  # a step before the first
+MISSING = {"dropout": "torch"}  # values of the environment that older checkpoints do not record
 PACE_DECAY = 0.95  # of the moving average of seconds per step
 
 
@@ -168,7 +170,7 @@ class Training:
     def _warn_of_changes(self, progress: dict[str, Any]) -> None:
         """Warn about differences from the checkpoint's environment, which prevent a bit-exact continuation."""
         for name, value in self._environment().items():
-            if (before := progress.get(name)) != value:
+            if (before := progress.get(name, MISSING.get(name))) != value:
                 change = f"{name} changed from {str(before)[:40]} to {value}"
                 warnings.warn(f"{change}: the run continues, but not bit for bit", stacklevel=2)
 
@@ -180,6 +182,7 @@ class Training:
             "threads": torch.get_num_threads(),
             "device": self.device.type,
             "dtype": self._dtype_name,
+            "dropout": dropout_masks(self.model_config.dropout, self.device),
         }
 
     @property

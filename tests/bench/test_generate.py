@@ -106,7 +106,7 @@ def test_samplers_are_compared_with_the_same_engine_without_them() -> None:
     [
         ({"peers": ("ollama",)}, "peers='ollama': unknown program; available: transformers, genai, llama.cpp"),
         ({"prompt_tokens": 120, "new_tokens": 20}, "its context of 128 is shorter than 120 [+] 20 tokens"),
-        ({"shape": "small"}, "unknown preset 'small'"),
+        ({"shape": "tiny"}, "unknown preset 'tiny'"),
         ({"peers": ("transformers=/none/python",)}, "/none/python does not exist"),
         ({"peers": ("genai", "genai=python")}, "peers=genai, genai: list each once"),
         ({"dtypes": ("fp32", "fp32")}, "dtypes=fp32, fp32: list each once"),
@@ -131,7 +131,8 @@ def test_on_a_gpu_torch_also_runs_without_graphs_and_transformers_compiled(
     assert [option.get("eager", False) for option in options] == [False, False, True, False, False]
     assert runners["transformers fp16 compiled"].command[-3:] == ["cuda", "fp16", "static"]
     assert runners["transformers fp16 compiled"].largest_batch == 1
-    assert runners["torch fp16"].bytes == runners["transformers fp16"].bytes == 2 * preset("nano").model.n_parameters
+    assert runners["torch fp16"].bytes == 2 * preset("nano").model.n_parameters
+    assert runners["transformers fp16"].bytes == pytest.approx(runners["torch fp16"].bytes, rel=1e-3), "a file with a header"
 
 
 def test_a_dtype_that_does_not_run_on_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

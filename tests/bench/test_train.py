@@ -154,7 +154,7 @@ def test_the_table_has_a_column_for_each_peer(invoke: Cli, monkeypatch: pytest.M
         ({"peers": ("nanogpt=/none",)}, "peers='nanogpt=/none': no folder with nanoGPT's model.py"),
         ({"peers": ("transformers", "transformers")}, "peers=transformers, transformers: list each once"),
         ({"dtypes": ()}, "dtypes"),
-        ({"shape": "small"}, "unknown preset 'small'"),
+        ({"shape": "tiny"}, "unknown preset 'tiny'"),
     ],
 )
 def test_invalid_settings_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from gpt2demo.errors import SettingError
 from gpt2demo.evaluation.score import score
 from gpt2demo.generation.generate import Model
 from gpt2demo.generation.load import load
-from gpt2demo.inspection import inspect_text
 from gpt2demo.inspection import report as module
 from gpt2demo.inspection.page import page
+from gpt2demo.inspection.report import inspect_text
 from gpt2demo.inspection.surprise import surprise
 from gpt2demo.runs.find import saved_milestones
 from gpt2demo.runs.folder import Run

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gpt2demo
+from gpt2demo import layers
 from gpt2demo.runs.folder import FORMAT, runs_dir
 from gpt2demo.training.events import Step
 from gpt2demo.training.train import resume
@@ -22,7 +23,9 @@ def test_every_format_has_a_fixture() -> None:
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
-def test_an_old_run_generates_and_resumes_as_before(fixture: Path) -> None:
+def test_an_old_run_generates_and_resumes_as_before(fixture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dropout masks were drawn by torch."""
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", True)
     shutil.copytree(fixture, runs_dir() / "old")
     golden = json.loads((fixture / "golden.json").read_text(encoding="utf-8"))
     model = gpt2demo.load("old")
@@ -32,3 +35,13 @@ def test_an_old_run_generates_and_resumes_as_before(fixture: Path) -> None:
         losses = [(event.step, event.loss) for event in resume("old") if isinstance(event, Step)]
     assert [step for step, _ in losses] == [step for step, _ in golden["losses"]]
     assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in golden["losses"]], rel=1e-4)
+
+
+def test_an_old_run_warns_that_its_dropout_masks_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors for which this package draws them itself."""
+    monkeypatch.setattr(layers, "FAST_BERNOULLI", False)
+    shutil.copytree(FIXTURES[0], runs_dir() / "old")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        next(resume("old")).step  # noqa: B018
+    assert any("dropout changed from torch to gpt2demo" in str(warning.message) for warning in caught)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,10 +23,10 @@ from gpt2demo.runs import folder, importing
 from gpt2demo.runs.find import find_run, list_runs
 from gpt2demo.runs.folder import Run, new_name, new_run, refuse_taken, runs_dir
 from gpt2demo.storage import remove_folder, temporaries
-from gpt2demo.training import prepare, prepare_run
+from gpt2demo.training import prepare, prepare_run, stores, text
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs fork and signals")
-PREPARE = ("read_corpus", "make_tokenizer", "write_ids", "_info")
+PREPARE = ((stores, "survey_text"), (text, "train_tokenizer"), (text, "write_splits"), (prepare, "_info"))
 
 
 def names() -> list[str]:
@@ -59,10 +60,12 @@ def assert_recovers(name: str) -> None:
 
 
 @posix
-@pytest.mark.parametrize("moment", PREPARE)
-def test_a_process_killed_while_it_prepares_leaves_no_run(text_file: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+@pytest.mark.parametrize(("module", "moment"), PREPARE, ids=[moment for _, moment in PREPARE])
+def test_a_process_killed_while_it_prepares_leaves_no_run(
+    text_file: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, moment: str
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, moment, lambda *args: kill())
+        patch.setattr(module, moment, lambda *args: kill())
         settings = {"tokenizer": "char", "n_embd": 8, "n_head": 1, "n_layer": 1, "n_positions": 8}
         fork_and_kill(lambda: prepare_run(text_file, run="a", **settings))
     assert_recovers("a")
@@ -153,7 +156,7 @@ def test_a_folder_whose_path_is_not_unicode_is_refused(tmp_path: Path, monkeypat
 def test_a_taken_name_is_refused_before_the_text_is_read(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (runs_dir() / "a").mkdir(parents=True)
     monkeypatch.setattr(prepare, "find_start", lambda name: pytest.fail("the model was loaded"))
-    monkeypatch.setattr(prepare, "read_corpus", lambda plan: pytest.fail("the text was read"))
+    monkeypatch.setattr(prepare, "prepare_text", lambda plan, run: pytest.fail("the text was read"))
     with pytest.raises(RunError, match="a already exists and is not a run"):
         prepare_run(text_file, run="a", init_from="b")
     monkeypatch.setattr(importing, "read", lambda *args: pytest.fail("the model was read"))

@@ -26,7 +26,7 @@ def run_folders(tmp_path: Path) -> list[Path]:
     [
         ({"n_layr": 3}, SettingError, "n_layr: unknown setting"),
         ({"n_head": 5}, SettingError, "n_embd=32 is not divisible by n_head=5"),
-        ({"preset": "huge"}, SettingError, "unknown preset 'huge'; available: nano, seed, gpt2"),
+        ({"preset": "huge"}, SettingError, "unknown preset 'huge'; available: nano, small"),
         ({"n_positions": 5000}, DataError, "needs at least 5001"),
         ({"vocab_size": 100}, SettingError, "vocab_size=100: the tokenizer has 256"),
         ({"run": "../evil"}, RunError, "'../evil'"),

@@ -7,7 +7,6 @@ import json
 import gradio as gr
 
 from gpt2demo.errors import RunError
-from gpt2demo.inspection import inspect_text
 from gpt2demo.inspection.page import asset
 from gpt2demo.ui import models
 from gpt2demo.ui.controls import QUIET, shown
@@ -62,6 +61,8 @@ class InsideTab:
 
     def _inspect(self, text: str | None, model: str | None) -> str:
         """Return the inspection of a text as JSON."""
+        from gpt2demo.inspection.report import inspect_text  # imports torch: the page answers before that
+
         if model is None:
             raise RunError("no model yet; train one first")
         with self._pool.borrow(model, "auto", warn) as loaded:
