@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2demo.config import DataConfig, EvalConfig, GenerateConfig
-from gpt2demo.data.tokens import load_ids
+from gpt2demo.data.tokens import load_ids, load_sizes
 from gpt2demo.evaluation.baselines import TOKEN_LIMIT, Baselines, baselines, compute, verdict
 from gpt2demo.evaluation.copying import Copied, Source
 from gpt2demo.evaluation.fables import accepted
@@ -21,8 +21,8 @@ from gpt2demo.generation.load import load
 from gpt2demo.runs.folder import Run
 from gpt2demo.storage import write_json
 
-FINAL_OPERATIONS = 2e12
-"""Most operations of an evaluation at the end of a training: about 20 seconds on two cores."""
+FINAL_OPERATIONS, FINAL_TOKENS = 2e12, 300_000
+"""Most operations and tokens of an evaluation at the end of a training: about 20 seconds on two cores."""
 SAMPLE = GenerateConfig(max_new_tokens=200, seed=0)
 """How samples are drawn: the same ones at each evaluation."""
 
@@ -90,12 +90,10 @@ def final_report(run: Run) -> Report | None:
     Returns:
         The report, or None if it would take too long.
     """
-    model = load(run.path)
-    text = read_text(model)
-    parameters = run.info().get("parameters") or 0
-    if 4 * parameters * len(text.ids) > FINAL_OPERATIONS:  # twice for each token: windows overlap by half
+    tokens, parameters = load_sizes(run.data)["validation"].tokens, run.info().get("parameters") or 0
+    if tokens > FINAL_TOKENS or 4 * parameters * tokens > FINAL_OPERATIONS:  # twice for each token: windows overlap by half
         return None
-    [report] = evaluate_all([model])
+    [report] = evaluate_all([load(run.path)])
     write_json(run.path / "evaluation.json", {"step": run.read_state().step, **report.as_dict()})
     return report
 

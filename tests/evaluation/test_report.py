@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import gpt2demo
 from gpt2demo.config import EvalConfig
 from gpt2demo.errors import DataError
 from gpt2demo.evaluation import evaluate, evaluate_all
-from gpt2demo.evaluation.report import documents
+from gpt2demo.evaluation import report as module
+from gpt2demo.evaluation.report import documents, final_report
 from gpt2demo.evaluation.score import Text
 from gpt2demo.generation.load import load
 from gpt2demo.runs.checkpoint import newest
@@ -82,3 +84,15 @@ def test_a_run_whose_training_text_is_lost_says_so(run_copy: Run) -> None:
     (run_copy.data / "train.npy").unlink()
     with pytest.raises(DataError, match=r"train\.npy"):
         evaluate_all([load("mine")])
+
+
+def test_a_training_ends_with_a_stored_evaluation_unless_it_would_take_long(
+    run_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = final_report(run_copy)
+    stored = json.loads((run_copy.path / "evaluation.json").read_text())
+    assert (stored["step"], stored["verdict"]) == (12, report.verdict)
+    for limit in ("FINAL_TOKENS", "FINAL_OPERATIONS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, limit, 10)
+            assert final_report(run_copy) is None
