@@ -45,6 +45,7 @@ def test_without_a_model_the_tab_says_what_to_do(tab: InsideTab) -> None:
 @pytest.mark.browser
 def test_every_view_shows_the_text_and_can_be_used_with_the_keyboard(visit: BrowserPage) -> None:
     visit.open_tab("Look inside")
+    expect(visit.page.locator("#inside-model input")).not_to_have_value("")  # the list is filled after the tab is opened
     visit.page.locator("#inside-text textarea").fill("ab\n${alert(1)} {{value}} <b>x</b>")
     visit.page.locator("#look").click()
     views = visit.page.locator("#views")
@@ -69,6 +70,7 @@ def test_hostile_text_is_shown_and_never_run(visit: BrowserPage) -> None:
     """The model reads bytes, of which other characters than ASCII have several."""
     visit.page.on("dialog", lambda dialog: pytest.fail(f"ran: {dialog.message}"))
     visit.open_tab("Look inside")
+    expect(visit.page.locator("#inside-model input")).not_to_have_value("")  # the list is filled after the tab is opened
     views = visit.page.locator("#views")
     payloads = [payload for payload in PAYLOADS if payload.isascii() and payload.isprintable()]
     for start in range(0, len(payloads), 8):
