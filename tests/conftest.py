@@ -15,6 +15,7 @@ from unittest import mock
 
 # Tests use tiny models, for which a second thread only waits. Set before torch is imported, and inherited by child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GPT2DEMO_TRACKERS", "none")  # an installed gpt2demo-trackers does not record the trainings of tests
 
 import numpy as np
 import pytest
