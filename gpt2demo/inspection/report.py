@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gpt2demo.config import GenerateConfig
 from gpt2demo.engines.torch import TorchEngine
 from gpt2demo.generation.generate import Model
 from gpt2demo.inspection.anatomy import Anatomy, anatomy
@@ -65,43 +64,40 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all values for JSON."""
-        inside = self.inside and asdict(self.inside)
-        names = ("lens", "heads", "chance", "attention", "anatomy", "growth")
-        parts = {("logit_lens" if name == "lens" else name): inside and inside[name] for name in names}
+        inside = asdict(self.inside) if self.inside else dict.fromkeys(field.name for field in fields(Inside))
         return {
             "model": self.model,
             "path": self.path,
             "tokens": [asdict(token) for token in self.tokens],
             "next": asdict(self.next),
             "skipped": self.skipped,
-            **parts,
+            "logit_lens": inside.pop("lens"),
+            **inside,
         }
 
 
-def inspect_text(model: Model, text: str, draw: GenerateConfig | None = None) -> Inspection:
+def inspect_text(model: Model, text: str) -> Inspection:
     """Let a model read a text and report what happens inside.
 
     Args:
         model: a loaded model. Of an export, only the surprise of the tokens can be seen.
         text: the text.
-        draw: samplers and seed of the token after the text; by default those of `GenerateConfig`, with seed 0.
 
     Raises:
         TokenizerError: the tokenizer cannot encode the text.
         SettingError: the text is empty.
     """
     ids = model.tokenizer.encode(text)
-    common = model.name, str(model.path), surprise(model, ids), next_token(model, text, draw or GenerateConfig())
+    common = model.name, str(model.path), surprise(model, ids), next_token(model, text)
     if not isinstance(model.engine, TorchEngine):
         return Inspection(*common, 0, None)
     kept = ids[-model.engine.n_positions :]
     return Inspection(*common, len(ids) - len(kept), _inside(model, model.engine, kept))
 
 
-def next_token(model: Model, text: str, draw: GenerateConfig) -> Explanation:
-    """Return how the token after a text is drawn: the distribution, what each sampler leaves of it, and the random number."""
-    one = {"max_new_tokens": 1, "samples": 1, "explain": True, "logprobs": None, "stop": ()}
-    [found] = model.generate_batch([text], draw.with_changes(**one, seed=draw.seed or 0))
+def next_token(model: Model, text: str) -> Explanation:
+    """Return how the default samplers draw the token after a text: the distribution after each, and the random number."""
+    [found] = model.generate_batch([text], max_new_tokens=1, seed=0, explain=True)
     return found.explanations[0]
 
 

@@ -35,13 +35,12 @@ class TokenSurprise:
     top: list[Share]
 
 
-def surprise(model: Model, ids: Sequence[int], *, stride: int | None = None, top: int = TOP) -> list[TokenSurprise]:
-    """Return how unexpected each token of a text was.
+def surprise(model: Model, ids: Sequence[int], *, top: int = TOP) -> list[TokenSurprise]:
+    """Return how unexpected each token of a text was. A text longer than the context is read as in `gpt2demo.evaluation.score`.
 
     Args:
         model: a loaded model; its engine's cache is emptied.
         ids: the text, at least one token.
-        stride: as in `gpt2demo.evaluation.score`; it matters only if the text is longer than the context.
         top: number of likely tokens to report.
 
     Raises:
@@ -54,7 +53,7 @@ def surprise(model: Model, ids: Sequence[int], *, stride: int | None = None, top
     found = [TokenSurprise(int(text[0]), text_of([int(text[0])]), None, None, [])]
     if len(text) == 1:
         return found
-    for windows, known in batches(text, engine.n_positions, checked_stride(stride, engine.n_positions), 1):
+    for windows, known in batches(text, engine.n_positions, checked_stride(None, engine.n_positions), 1):
         logits = engine.logits(np.ascontiguousarray(windows[:, :-1]))[0, known:]  # (new, V)
         targets = windows[0, known + 1 :]
         logprobs = log_softmax(logits)

@@ -125,13 +125,6 @@ def test_the_last_row_of_the_lens_is_the_model(found: Trace) -> None:
     assert rows[0].norms == pytest.approx(found.stream[0].norm(dim=-1).tolist())
 
 
-def test_the_lens_of_some_positions_is_part_of_the_whole(found: Trace) -> None:
-    whole, some = logit_lens(found, str), logit_lens(found, str, [3, 19])
-    assert [guess.id for guess in some[1].top[0]] == [guess.id for guess in whole[1].top[3]]
-    assert some[2].ranks == [whole[2].ranks[3]]
-    assert some[2].norms == pytest.approx([whole[2].norms[3], whole[2].norms[19]])
-
-
 def test_even_attention_scores_as_chance(model: GPT2) -> None:
     """Queries of zero attend to all positions alike."""
     torch.manual_seed(0)
