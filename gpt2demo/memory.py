@@ -19,7 +19,8 @@ from gpt2demo.errors import Error, message
 ADVICE = "close other programs, or use a smaller model, batch or text"
 LOADING_ADVICE = "close other programs, or use a smaller model"
 _WORDS = re.compile(
-    r"(can't|cannot|could not|failed to|unable to) allocate|bad.?alloc|failed to map segment|os error 12\b", re.IGNORECASE
+    r"(can't|cannot|could not|failed to|unable to) allocate|bad.?alloc|out of memory|failed to map segment|os error 12\b",
+    re.IGNORECASE,
 )
 
 
@@ -57,8 +58,13 @@ def memory_advice(what: str, advice: str) -> Iterator[None]:
 def release_memory() -> None:
     """Free objects that refer to each other, such as the nodes and weights of a graph, and return freed memory to the system."""
     gc.collect()
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if libc := glibc():
+        libc.malloc_trim(0)
+
+
+def glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process if it is glibc."""
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
 
 
 def require_memory(size: int) -> None:

@@ -34,6 +34,7 @@ RECOGNIZED = [
     RuntimeError("unable to mmap 172481992 bytes from file <model.safetensors>: Cannot allocate memory (12)"),
     RuntimeError("std::bad_alloc"),
     RuntimeError("Failed to allocate memory for requested buffer of size 9"),
+    RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
 ]
 OTHER = [

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2demo.errors import CheckpointError, SettingError
+from gpt2demo.memory import out_of_memory
 
 Array = npt.NDArray[Any]
 NO_CAPTURE = -1
@@ -72,7 +73,7 @@ class Binding:
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # onnxruntime has one class per kind of error, without a common base
             reason = " ".join(str(error).split())
-            if any(words in reason for words in ("allocate memory", "bad allocation", "bad_alloc", "out of memory")):
+            if out_of_memory(error):
                 raise MemoryError(reason) from None
             if "cuDNN is unavailable" in reason:  # some samplers need it, the model does not
                 needed = 'install it with `pip install "onnxruntime-gpu[cuda,cudnn]"`'

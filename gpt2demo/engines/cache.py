@@ -17,7 +17,7 @@ class KeyValueCache:
         like: a tensor whose device and dtype the cache uses.
 
     Attributes:
-        layers: (2, B, H, n_positions, D) of each layer; initially undefined.
+        layers: (2, B, H, n_positions, D) of each layer, initially zero.
         length: number of positions read before this forward pass.
     """
 

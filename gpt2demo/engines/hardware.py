@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import re
 import sys
 from collections.abc import Callable
@@ -13,6 +11,7 @@ import psutil
 import torch
 
 from gpt2demo.errors import SettingError
+from gpt2demo.memory import glibc
 
 if sys.platform != "win32":
     import resource
@@ -62,9 +61,8 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def keep_freed_memory() -> None:
     """Make glibc reuse freed pages instead of returning them: page faults cost up to a third of a training step on a CPU."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+    if libc := glibc():
         m_trim_threshold, m_mmap_threshold = -1, -3  # names and numbers of malloc.h
-        libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_threshold, 2**30)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 

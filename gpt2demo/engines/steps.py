@@ -19,7 +19,7 @@ from gpt2demo.engines.cache import KeyValueCache
 from gpt2demo.model import GPT2
 
 SHORTEST = 128
-"""Columns of the shortest step. Each longer one has twice as many, so that short texts do not read the whole cache."""
+"""Columns of the shortest step, a power of two. Each longer step has twice as many: short texts do not read the whole cache."""
 
 
 class FixedCache:
@@ -84,8 +84,7 @@ class FixedStep:
         """Run the model on the ids and the column in `_input`."""
         column, start = self._input[-1:], self._padding[:, None]  # (1,), (B, 1)
         allowed = (self._columns <= column) & (self._columns >= start)  # (B, S)
-        dtype = self._model.wte.weight.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, float("-inf"))
+        mask = torch.zeros_like(allowed, dtype=self._model.wte.weight.dtype).masked_fill(~allowed, float("-inf"))
         logits: Tensor = self._model(
             self._input[:-1, None], self._cache, last_only=True, positions=column - start, mask=mask[:, None, None]
         )
@@ -106,8 +105,5 @@ class FixedStep:
 
 
 def columns_for(length: int, n_positions: int) -> int:
-    """Return the number of columns of the shortest step that has room for `length` positions."""
-    columns = SHORTEST
-    while columns < length:
-        columns *= 2
-    return min(columns, n_positions)
+    """Return the number of columns of a step: `length` rounded up to a power of two, from `SHORTEST` to `n_positions`."""
+    return min(max(SHORTEST, 1 << (length - 1).bit_length()), n_positions)

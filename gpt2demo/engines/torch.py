@@ -92,11 +92,7 @@ class TorchEngine:
             self._cache = KeyValueCache(self.config, rows, self.model.wte.weight)
             self._starts = torch.zeros(rows, dtype=torch.int64, device=self._device)
             self._steps.clear()
-            if self._fixed_steps:
-                for layer in self._cache.layers:
-                    layer.zero_()
-        if self._fixed_steps:
-            self._starts.copy_(torch.zeros_like(self._starts) if self._padding is None else self._padding)
+        self._starts[:] = 0 if self._padding is None else self._padding
 
     def logits(self, ids: Ids) -> Logits:
         """Return the logits at every position, (B, T) -> (B, T, V)."""
@@ -184,5 +180,5 @@ def padded(padding: Tensor, past: int, count: int, dtype: torch.dtype) -> tuple[
     row, start = column[past:], padding[:, None]  # (T,), (B, 1)
     is_text, from_padding = column >= start, row < start  # (B, S), (B, T)
     allowed = (column <= row[:, None]) & (is_text[:, None] | from_padding[:, :, None])  # (B, T, S)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=padding.device).masked_fill(~allowed, float("-inf"))
+    mask = torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, float("-inf"))
     return (row - start).clamp(min=0), mask[:, None]
