@@ -10,6 +10,7 @@ import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
@@ -139,25 +140,17 @@ class Corpus:
     def __init__(self, paths: Sequence[str], config: DataConfig) -> None:
         self.paths = paths
         self.config = config
-        self._loaded: dict[str, Content] | None = None
-        self._duplicates: FirstOccurrences | None = None
 
-    @property
+    @cached_property
     def _contents(self) -> dict[str, Content]:
         """The sources that are no files."""
-        if self._loaded is None:
-            self._loaded = {}
-            checksums = iter(self.config.sha256)
-            for path in self.paths:
-                if is_generated(path):
-                    self._keep(path, generate(path, self.config.field))
-                elif is_url(path):
-                    self._keep(path, fetch(path, next(checksums, None)))
-        return self._loaded
+        checksums = iter(self.config.sha256)
+        return {path: self._load(path, checksums) for path in self.paths if is_generated(path) or is_url(path)}
 
-    def _keep(self, path: str, content: Content) -> None:
+    def _load(self, path: str, checksums: Iterator[str]) -> Content:
+        content = generate(path, self.config.field) if is_generated(path) else fetch(path, next(checksums, None))
         weakref.finalize(self, content.file.close)
-        self._contents[path] = content
+        return content
 
     @property
     def numbered(self) -> bool:
@@ -187,15 +180,15 @@ class Corpus:
         raw = self._read(advance, record)
         if self.config.unique == "none":
             return raw
-        found = self._find_duplicates()
-        return only_first_documents(raw, found) if self.config.unique == "documents" else only_first_lines(raw, found)
+        only_first = only_first_documents if self.config.unique == "documents" else only_first_lines
+        return only_first(raw, self._first)
 
-    def _find_duplicates(self) -> FirstOccurrences:
-        if self._duplicates is None:
-            find = first_documents if self.config.unique == "documents" else first_lines
-            with task("finding duplicates", self.stored_bytes) as advance:
-                self._duplicates = find(self._read(advance))
-        return self._duplicates
+    @cached_property
+    def _first(self) -> FirstOccurrences:
+        """The documents or lines that do not repeat an earlier one."""
+        find = first_documents if self.config.unique == "documents" else first_lines
+        with task("finding duplicates", self.stored_bytes) as advance:
+            return find(self._read(advance))
 
     def _read(self, advance: Callable[[int], None], record: Callable[[Source], None] = _ignore) -> Iterator[Piece]:
         return normalized(self._read_sources(advance, record), self.config.normalize)
@@ -219,7 +212,7 @@ class Corpus:
             seed: random seed of the sample.
         """
         survey = Survey(Sources(), Sample(sample, seed))
-        removed = self._find_duplicates().repeated if self.config.unique != "none" else 0
+        removed = self._first.repeated if self.config.unique != "none" else 0
         with task("reading the text", self.stored_bytes) as advance:
             for piece in self.pieces(advance, survey.sources.add):
                 survey.add(piece)

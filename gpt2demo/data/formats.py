@@ -16,6 +16,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from io import BufferedIOBase
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt2demo.errors import DataError
@@ -70,7 +71,7 @@ def skip_blank(pieces: Iterable[Piece]) -> Iterator[Piece]:
     held, started = "", False
     for text, last in pieces:
         held += text
-        started = started or not (not held or held.isspace()) or len(held) > BLANK_LIMIT
+        started = started or bool(held.strip()) or len(held) > BLANK_LIMIT
         if started:
             yield Piece(held, last)
         if started or last:
@@ -110,7 +111,7 @@ def _parse(file: BufferedIOBase, name: str, label: str, field: str) -> Iterator[
         return
     compressed = name.endswith(".gz")
     texts = decode(_decompress(file, label), f"{label} (decompressed)") if compressed else decode(_chunks(file), label)
-    read = {".jsonl": _read_jsonl, ".csv": _read_csv}.get(os.path.splitext(name.removesuffix(".gz"))[1])  # noqa: PTH122
+    read = {".jsonl": _read_jsonl, ".csv": _read_csv}.get(Path(name.removesuffix(".gz")).suffix)
     if read is None:
         yield from divide(texts)
         return
@@ -217,7 +218,7 @@ def _read_jsonl(lines: Iterable[str], label: str, field: str) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             row = f"{label}: line {number}"
-            yield _text_field(_parse_row(line, row), field, row)
+            yield text_field(_parse_row(line, row), field, row)
 
 
 def _parse_row(line: str, label: str) -> dict[str, Any]:
@@ -241,12 +242,12 @@ def _read_csv(lines: Iterable[str], label: str, field: str) -> Iterator[str]:
             row = f"{label}: line {rows.line_num}"
             if len(values) != len(names):
                 raise DataError(f"{row}: has {len(values)} values, the first line {len(names)}; quote values that contain commas")
-            yield _text_field(dict(zip(names, values, strict=True)), field, row)
+            yield text_field(dict(zip(names, values, strict=True)), field, row)
     except csv.Error as error:
         raise DataError(f"{label}: line {rows.line_num}: invalid CSV ({error})") from None
 
 
-def _text_field(row: dict[str, Any], field: str, label: str) -> str:
+def text_field(row: dict[str, Any], field: str, label: str) -> str:
     """Return the text of one field; null counts as empty."""
     if field not in row:
         raise DataError(f"{label}: no field {field!r}; available are {_join(row)}; choose one with --field")
@@ -291,7 +292,7 @@ def _read_column(values: Iterable[Any], label: str, field: str, limit: int) -> I
     for number, value in enumerate(values, start=1):
         row = f"{label}: row {number}"
         try:
-            text = _text_field({field: value.as_py()}, field, row)
+            text = text_field({field: value.as_py()}, field, row)
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise DataError(f"{row}: not UTF-8 (byte 0x{byte:02x} at offset {error.start}); convert it first") from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from gpt2demo import plugins
+from gpt2demo.data.formats import text_field
 from gpt2demo.data.sources import HUB, Content
 from gpt2demo.errors import DataError
 from gpt2demo.progress import task
@@ -35,19 +37,16 @@ def generate(path: str, field: str) -> Content:
         PluginError, SettingError: as `plugins.create_dataset` does.
     """
     documents = hub_documents(path, field) if path.startswith(HUB) else plugins.documents(path.removeprefix(DATASET))
-    file = cast("IO[bytes]", SpooledTemporaryFile(MEMORY))  # noqa: SIM115  # `Corpus` closes it
     digest, size = hashlib.sha256(), 0
-    try:
-        with task(f"loading {path}", None) as advance:
-            for document in documents:
-                text = document.encode(errors="surrogatepass") + (b"" if document.endswith("\n") else b"\n")
-                digest.update(text)
-                size += len(text)
-                file.write(json.dumps({"text": document}).encode() + b"\n")
-                advance(len(text))
-    except BaseException:
-        file.close()
-        raise
+    with ExitStack() as stack, task(f"loading {path}", None) as advance:
+        file = cast("IO[bytes]", stack.enter_context(SpooledTemporaryFile(MEMORY)))
+        for document in documents:
+            text = document.encode(errors="surrogatepass") + (b"" if document.endswith("\n") else b"\n")
+            digest.update(text)
+            size += len(text)
+            file.write(json.dumps({"text": document}).encode() + b"\n")
+            advance(len(text))
+        stack.pop_all()  # `Corpus` closes the file
     return Content(file, size, digest.hexdigest(), "rows.jsonl", "text")
 
 
@@ -68,7 +67,7 @@ def hub_documents(path: str, field: str) -> Iterator[str]:
     name, config, split = _hub_parts(path)
     try:
         for number, row in enumerate(load_dataset(name, config, split=split, streaming=True), start=1):
-            yield _column(row, field, f"{path}: row {number}")
+            yield text_field(row, field, f"{path}: row {number}")
     except DataError:
         raise
     except Exception as error:  # of the library, of the network, or of the data
@@ -83,11 +82,3 @@ def _hub_parts(path: str) -> tuple[str, str | None, str]:
         raise DataError(f"{path}: expected {HUB}NAME[:CONFIG][:SPLIT]")
     split = rest.pop() if rest and (len(rest) > 1 or rest[0] in SPLITS) else "train"
     return name, rest[0] if rest else None, split
-
-
-def _column(row: dict[str, Any], field: str, label: str) -> str:
-    if field not in row:
-        raise DataError(f"{label}: no field {field!r}; available are {', '.join(map(repr, row))[:120]}; choose one with --field")
-    if row[field] is not None and not isinstance(row[field], str):
-        raise DataError(f"{label}: field {field!r} is not text but {str(row[field])[:40]!r}; choose another --field")
-    return row[field] or ""

@@ -10,7 +10,7 @@ import tempfile
 import urllib.request
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from io import BufferedIOBase
@@ -90,18 +90,15 @@ def fetch(url: str, checksum: str | None) -> Content:
         DataError: the download fails, or the checksum differs.
     """
     name = file_name(url)
-    file = TemporaryFile()  # noqa: SIM115  # `Corpus` closes it
-    try:
+    with ExitStack() as stack:
+        file = stack.enter_context(TemporaryFile())
         download(url, file)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except BaseException:
-        file.close()
-        raise
-    if checksum and digest != checksum.lower():
-        file.close()
-        raise DataError(f"{url}: sha256 is {digest}, expected {checksum}; the file has changed or the download is damaged")
-    if not checksum:
-        warnings.warn(f"{url}: not verified; pass --sha256 {digest} to detect later changes", stacklevel=2)
+        if checksum and digest != checksum.lower():
+            raise DataError(f"{url}: sha256 is {digest}, expected {checksum}; the file has changed or the download is damaged")
+        if not checksum:
+            warnings.warn(f"{url}: not verified; pass --sha256 {digest} to detect later changes", stacklevel=2)
+        stack.pop_all()  # `Corpus` closes the file
     return Content(file, file.tell(), digest, name)
 
 
@@ -121,11 +118,12 @@ def read_source(path: str, content: Content | None, field: str, read: Callable[[
     documents = done = 0
     name = content.name if content else file_name(path)
     with open_source(path, content) as file:
-        if not content:
+        if content:
+            size, digest = content.bytes, content.sha256
+        else:
             check_start(file, name, path)
-        size, digest = (content.bytes, content.sha256) if content else (0, hashlib.file_digest(file, "sha256").hexdigest())
-        size = size or file.tell()
-        file.seek(0)
+            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+            file.seek(0)
         for piece in read_pieces(file, name, path, (content and content.field) or field):
             documents += piece.last
             yield piece
@@ -257,13 +255,13 @@ def download(url: str, file: IO[bytes]) -> None:
 
 def _save_response(response: HTTPResponse, file: IO[bytes], url: str) -> None:
     total = response.length  # None without a Content-Length
-    room = shutil.disk_usage(tempfile.gettempdir()).free - SPARE
+    free = shutil.disk_usage(tempfile.gettempdir()).free - SPARE
     with task(f"downloading {url}", total) as advance:
         while piece := response.read(CHUNK):
             file.write(piece)
             advance(len(piece))
-            if file.tell() > room:
-                reason = f"larger than the {max(0, room):,} free bytes of {tempfile.gettempdir()}"
+            if file.tell() > free:
+                reason = f"larger than the {max(0, free):,} free bytes of {tempfile.gettempdir()}"
                 raise DataError(f"{url}: {reason}; download it manually and pass its path")
     if total is not None and file.tell() < total:
         raise HTTPException(f"connection closed after {file.tell():,} of {total:,} bytes")

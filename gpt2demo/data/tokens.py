@@ -178,9 +178,9 @@ class SplitWriter:
             if self._shard.length == SHARD:
                 self._shard.flush()
                 self._shard = self._open(ids_file(self._folder, self.name, tokens // SHARD), 0)
-            room = SHARD - self._shard.length
-            self._shard.append(ids[:room])
-            tokens, ids = tokens + len(ids[:room]), ids[room:]
+            fitting, ids = np.split(ids, [SHARD - self._shard.length])
+            self._shard.append(fitting)
+            tokens += len(fitting)
         files = max(1, -(-tokens // SHARD))
         self.size = Split(tokens, size.bytes + encoded.bytes, size.documents + len(encoded.ends), files)
 

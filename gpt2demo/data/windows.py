@@ -90,8 +90,8 @@ def open_windows(folder: Path, split: str, model: ModelConfig, train: TrainConfi
 class Windows:
     """Windows of `n_positions + 1` ids over a split: the first `n_positions` are inputs, the last `n_positions` targets.
 
-    An epoch visits every window once, in a random order and without overlap. If the length of the split leaves room, the windows
-    start at a random offset in each epoch. Order and offset are functions of (seed, epoch), so resuming needs no saved state.
+    An epoch visits every window once, in a random order and without overlap. The windows start at a random offset in each epoch,
+    as far as the length of the split allows. Order and offset are functions of (seed, epoch), so resuming needs no saved state.
 
     Args:
         ids: the split.
