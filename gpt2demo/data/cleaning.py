@@ -25,7 +25,7 @@ BATCH = 2**16  # hashes to compare at a time
 class FirstOccurrences:
     """Which of many hashes occurs for the first time.
 
-    Needs 8 bytes of memory for each different hash, and as much again for a moment while sorted arrays are merged.
+    Needs 8 bytes of memory for each different hash, and 20 while sorted arrays are merged.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,9 @@ class FirstOccurrences:
         self._first.append(np.packbits(first))
         self._seen.append(different[new])
         while len(self._seen) > 1 and len(self._seen[-2]) <= 2 * len(self._seen[-1]):
-            self._seen[-2:] = [np.sort(np.concatenate(self._seen[-2:]), kind="stable")]
+            merged = np.concatenate(self._seen[-2:])
+            merged.sort(kind="stable")
+            self._seen[-2:] = [merged]
 
     def finish(self) -> Self:
         """Settle the last hashes, and return self. No more can be added."""
