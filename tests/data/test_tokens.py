@@ -140,13 +140,6 @@ def test_a_tokenizer_without_arrays_and_threads_gives_the_same_files(tmp_path: P
         assert np.array_equal(ids, np.load(tmp_path / "lists" / file))
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divide the ids into files of a hundred."""
-    monkeypatch.setattr(tokens, "SHARD", 100)
-    monkeypatch.setattr(encoding, "BATCH", 500)
-
-
 def whole_ids(folder: Path) -> np.ndarray:
     """Return the training ids of STORIES when they are in one file."""
     folder.mkdir()
@@ -202,14 +195,24 @@ def test_a_killed_process_is_continued_after_its_last_record(
         with pytest.raises(Killed):
             write_splits(parts(STORIES), BPE, tmp_path)
     assert not (tmp_path / "data.json").exists()
-    encoded_again: list[int] = []
-    with use_display(lambda what, total: Amounts(encoded_again)):
+    encoded_again: list[object] = []
+
+    def encode_rest(work: Iterator[list[Part]], tokenizer: Tokenizer, advance: Callable[[int], None]) -> Iterator[object]:
+        for encoded in encoding.encode_batches(work, tokenizer, advance):
+            encoded_again.append(encoded)
+            yield encoded
+
+    amounts: list[int] = []
+    monkeypatch.setattr(tokens, "encode_batches", encode_rest)
+    with use_display(lambda what, total: Amounts(amounts)):
         write_splits(parts(STORIES), BPE, tmp_path)
+    recorded = batches - batches % tokens.COMMIT
+    assert len(encoded_again) == len(list(encoding.batches(parts(STORIES), BPE))) - recorded
     assert np.array_equal(np.asarray(load_ids(tmp_path, "train")), whole)
     for name in ("train", "validation"):
         assert np.array_equal(load_ends(tmp_path, name), load_ends(tmp_path / "whole", name))
     assert not (tmp_path / "progress.json").exists()
-    assert sum(encoded_again) == sum(len(story) + 1 for story in STORIES), "what was encoded before counts as done"
+    assert sum(amounts) == sum(len(story) + 1 for story in STORIES), "what was encoded before counts as done"
 
 
 class Amounts(list):
